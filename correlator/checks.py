@@ -1,0 +1,52 @@
+"""Checking arguments: what is wrong, in which argument, with which value."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["MAX_SECONDS", "check_bound", "check_error", "check_seconds"]
+
+MAX_SECONDS = 1e9  # about 31 years: nobody means a deadline beyond it, and clocks lose their grain
+
+
+def check_seconds(name: str, value: Any) -> float:
+    """Return `value` as seconds: a number above 0, at most 1e9.
+
+    Raises:
+        TypeError: it is no number.
+        ValueError: it is out of range, infinite or not a number (NaN).
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} must be a number of seconds, not {value!r}")
+    if not 0 < value <= MAX_SECONDS:
+        raise ValueError(f"{name} must be above 0 and at most 1e9 seconds, not {value!r}")
+    return float(value)
+
+
+def check_bound(name: str, value: Any, *, least: int = 1) -> int:
+    """Return `value`, a whole number of at least `least`.
+
+    Raises:
+        TypeError: it is no whole number.
+        ValueError: it is below `least`.
+    """
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be a whole number, not {value!r}")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, not {value!r}")
+    return value
+
+
+def check_error(name: str, value: Any) -> Exception:
+    """Return `value`, an exception that may be raised to a caller.
+
+    Raises:
+        TypeError: it is no instance of `Exception`. So `asyncio.CancelledError` is refused, since
+            a caller sees that only if it was itself cancelled, and `StopIteration`, which means
+            something else to a coroutine.
+    """
+    if not isinstance(value, Exception) or isinstance(value, StopIteration | StopAsyncIteration):
+        raise TypeError(
+            f"{name} must be an instance of Exception (not StopIteration), not {value!r:.100}"
+        )
+    return value

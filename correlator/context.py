@@ -1,0 +1,105 @@
+"""The ambient request id and deadline, carried by context variables.
+
+Only ids and times are kept here, never a pending: a task inherits the variables of whoever started
+it for as long as it lives, and would keep the request alive with them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar, Token
+from typing import Any, NamedTuple
+
+from .checks import check_seconds
+
+__all__ = [
+    "PendingRef",
+    "current_deadline",
+    "current_pending",
+    "current_request_id",
+    "remaining_time",
+    "request_scope",
+]
+
+
+class PendingRef(NamedTuple):
+    """Which pending the code at hand works for: its id, and its deadline in the loop's seconds."""
+
+    request_id: Any
+    deadline: float
+
+
+Scope = tuple[str | None, float, Any]
+"""The ambient request id, the ambient deadline (seconds, or infinity), the pending at hand's id.
+
+A plain tuple in one variable, since one is set and read on the path of every request.
+"""
+
+_NO_DEADLINE = float("inf")
+
+ambient: ContextVar[Scope] = ContextVar("correlator", default=(None, _NO_DEADLINE, None))
+
+
+def current_request_id() -> str | None:
+    """Return the ambient request id, the one for logs and headers, or None outside a request."""
+    return ambient.get()[0]
+
+
+def current_pending() -> PendingRef | None:
+    """Return the pending whose ``with`` block or ``send`` the caller runs in, or None."""
+    _, deadline, pending_id = ambient.get()
+    return None if pending_id is None else PendingRef(pending_id, deadline)
+
+
+def current_deadline() -> float | None:
+    """Return the ambient deadline in seconds on the running loop's clock, or None."""
+    deadline = ambient.get()[1]
+    return None if deadline == _NO_DEADLINE else deadline
+
+
+def remaining_time() -> float | None:
+    """Return the seconds left until the ambient deadline, 0.0 once it has passed, or None.
+
+    Raises:
+        RuntimeError: no event loop runs in this thread, so there is no clock to ask.
+    """
+    deadline = current_deadline()
+    return None if deadline is None else max(0.0, deadline - asyncio.get_running_loop().time())
+
+
+@contextmanager
+def request_scope(request_id: str | None = None, timeout: float | None = None) -> Iterator[None]:
+    """Set the ambient request id, the ambient deadline, or both, for the length of a block.
+
+    Args:
+        request_id: the id for logs and headers; None leaves the one in force.
+        timeout: seconds from now that everything in the block may take together; it can only
+            shorten a deadline already in force. None leaves that one.
+
+    Raises:
+        TypeError, ValueError: `timeout` is no number, or not above 0 and at most 1e9.
+    """
+    outer_id, deadline, pending_id = ambient.get()
+    if timeout is not None:
+        timeout = check_seconds("timeout", timeout)
+        deadline = min(deadline, asyncio.get_running_loop().time() + timeout)
+    token = ambient.set((outer_id if request_id is None else request_id, deadline, pending_id))
+    try:
+        yield
+    finally:
+        ambient.reset(token)
+
+
+def enter_pending(request_id: Any, deadline: float) -> Token[Scope]:
+    """Make a pending the one at hand, and its deadline the ambient one."""
+    return ambient.set((ambient.get()[0], deadline, request_id))
+
+
+def leave_pending(token: Token[Scope]) -> None:
+    """Undo `enter_pending`."""
+    # Entered in another context, as a fixture or an async generator may be, it raises: what was
+    # set there went with that context, and there is nothing here to put back.
+    with suppress(ValueError):
+        ambient.reset(token)

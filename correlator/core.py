@@ -1,0 +1,710 @@
+"""Correlator: register, correlate, resolve, reject, drain.
+
+Every request that is registered ends, on every path, because there is one door in and one door out:
+`_register` is the only code that puts an entry into the store of pendings, `_settle` the only code
+that takes one out. Whatever can end a request (a reply, an error, the reaper, a cancelled caller, a
+failed send, a closed group, a shutdown) calls `_settle`, which does all there is to do in one
+synchronous step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextvars
+import threading
+import weakref
+from collections.abc import Awaitable, Callable, Hashable, Iterable
+from itertools import islice
+from types import TracebackType
+from typing import Any, Generic, Literal, Self, cast
+
+import anyio
+from typing_extensions import TypeVar
+
+from . import refusals
+from .checks import MAX_SECONDS, check_bound, check_error, check_seconds
+from .context import ambient, enter_pending, leave_pending
+from .errors import CapacityExceeded, CorrelationError, CorrelatorClosed, fresh, shown
+from .group import Group
+from .ids import new_request_id
+from .memory import RememberedIds
+from .observers import Observer, notify
+from .pending import Disposition, Outcome, Pending, PendingInfo
+from .reaper import Reaper
+from .sending import end_sending, interrupt_sending
+from .stats import CorrelatorStats
+from .store import ExpiringStore, StoreFull
+from .waiting import Queue, Ticket
+
+__all__ = ["Correlator"]
+
+K = TypeVar("K", bound=Hashable, default=str)
+V = TypeVar("V", default=Any)
+
+_get_ident = threading.get_ident
+
+_NEW_ID: Any = new_request_id  # for the default K, which is str
+_NO_THREAD = 0  # `threading.get_ident` is never 0
+_BATCH = 256  # pendings ended in one turn of the loop; as many callers may wake in the next
+_SLICE = 0.002  # seconds the reaper works in one turn, however slow the observers are
+
+# Looked up once: an attribute of an enum costs more than a global.
+_MATCHED = Disposition.MATCHED
+_RESOLVED = Outcome.RESOLVED
+_REJECTED = Outcome.REJECTED
+_TIMED_OUT = Outcome.TIMED_OUT
+_CANCELLED = Outcome.CANCELLED
+_CLOSED = Outcome.CLOSED
+
+
+class Correlator(Generic[K, V]):
+    """Pairs each request with the response that comes later, and ends those that get none.
+
+    Use it as an async context manager. It belongs to the event loop it was entered on, and to
+    that loop's thread; other threads use `resolve_threadsafe` and `reject_threadsafe`.
+
+    Args:
+        timeout: seconds a request may take if it does not say otherwise; above 0, at most 1e9.
+        max_pending: how many may be pending at once.
+        max_pending_bytes: the sum of the `size` of those at most; None for no bound.
+        when_full: what `correlate` does at a bound: ``"reject"`` raises `CapacityExceeded`,
+            ``"wait"`` waits for a place, first come, first served, within the request's timeout.
+        max_waiting: how many may wait so at once.
+        remember: seconds an id is remembered after its request ended, to tell late and duplicate
+            replies from unknown ones, and to refuse the id to another request.
+        max_remembered: how many are remembered; the oldest go first.
+        new_id: makes the id of a request that comes without one.
+        observers: told of every request; see `Observer`.
+        name: names this correlator in logs and errors.
+        resolution: seconds by which a deadline may be late, beside the loop's own lag.
+
+    Raises:
+        TypeError: an argument is of the wrong type. The message names it and its value.
+        ValueError: an argument is out of range. The message names it and its value.
+    """
+
+    def __init__(
+        self,
+        *,
+        timeout: float = 30.0,
+        max_pending: int = 10_000,
+        max_pending_bytes: int | None = None,
+        when_full: Literal["reject", "wait"] = "reject",
+        max_waiting: int = 1_000,
+        remember: float = 60.0,
+        max_remembered: int = 100_000,
+        new_id: Callable[[], K] = _NEW_ID,
+        observers: Iterable[Observer] = (),
+        name: str = "default",
+        resolution: float = 0.05,
+    ) -> None:
+        if when_full not in ("reject", "wait"):
+            raise ValueError(f'when_full must be "reject" or "wait", not {when_full!r}')
+        if not callable(new_id):
+            raise TypeError(f"new_id must be callable, not {new_id!r}")
+        if not isinstance(name, str):
+            raise TypeError(f"name must be a string, not {name!r}")
+        self.name = name
+        self._timeout = check_seconds("timeout", timeout)
+        self._max_pending = check_bound("max_pending", max_pending)
+        if max_pending_bytes is not None:
+            check_bound("max_pending_bytes", max_pending_bytes)
+        self._max_pending_bytes = max_pending_bytes
+        self._waits = when_full == "wait"
+        self._max_waiting = check_bound("max_waiting", max_waiting)
+        self._resolution = check_seconds("resolution", resolution)
+        self._new_id = new_id
+        self._observers = tuple(observers)
+        for observer in self._observers:
+            for event in ("registered", "settled", "unmatched", "refused"):
+                if not callable(getattr(observer, event, None)):
+                    raise TypeError(
+                        f"observers must have a method {event}(), not {observer!r:.100}"
+                    )
+
+        # A slot of the store is half a resolution wide: the rest is for the loop's timer.
+        width = self._resolution / 2
+        self._store: ExpiringStore[K, Pending[K, V]] = ExpiringStore(
+            resolution=width, max_size=max_pending, max_bytes=max_pending_bytes
+        )
+        self._remembered: RememberedIds[K] = RememberedIds(
+            seconds=check_seconds("remember", remember),
+            max_size=check_bound("max_remembered", max_remembered),
+            resolution=width,
+        )
+        self._groups: weakref.WeakValueDictionary[str, Group[K, V]] = weakref.WeakValueDictionary()
+        self._queue: Queue[K, V] = Queue()
+        self._waiting = self._queue.tickets
+        self._emptied: anyio.Event | None = None
+
+        self._registered = 0
+        self._refused = 0
+        self._outcomes = dict.fromkeys(Outcome, 0)
+        self._dispositions = dict.fromkeys(Disposition, 0)
+
+        self._loop: asyncio.AbstractEventLoop
+        self._reaper: Reaper
+        # Which thread may call the verbs, and which may register: none, before entering and after
+        # closing (and while draining). So one comparison tells whether a call is in order.
+        self._thread = self._intake = _NO_THREAD
+        self._state: refusals.State = "new"
+        self._posting = threading.Lock()
+        # What runs on behalf of all requests (timers, the reaper) runs in this context: that of
+        # whoever happened to cause it would stay referenced, with everything in it.
+        self._context = contextvars.Context()
+
+    # -- life ----------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        if self._state != "new":
+            raise CorrelatorClosed(
+                f"correlator {self.name!r} was entered or closed before: it is used once, "
+                f"make a new one"
+            )
+        self._loop = asyncio.get_running_loop()
+        self._time = self._loop.time
+        self._new_waiter = self._loop.create_future
+        self._reaper = Reaper(
+            name=self.name,
+            resolution=self._resolution,
+            next_due=self._store.next_due,
+            expire=self._expire,
+            context=self._context,
+        )
+        self._thread = self._intake = _get_ident()
+        self._state = "open"
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    async def drain(self, timeout: float) -> bool:
+        """Refuse new requests, still take replies, and return when none is pending any more.
+
+        Args:
+            timeout: seconds to wait at most. What is pending then stays so until `aclose`.
+
+        Returns:
+            Whether it is empty.
+
+        Raises:
+            CorrelatorClosed: it was not entered, or is closed.
+        """
+        check_seconds("timeout", timeout)
+        self._check_thread("drain")
+        self._state = "draining"
+        self._intake = _NO_THREAD
+        self._queue.dismiss(self._closed)
+        with anyio.move_on_after(timeout):
+            while self._store:
+                emptied = self._emptied = self._emptied or anyio.Event()
+                await emptied.wait()
+        return not self._store
+
+    async def aclose(self) -> None:
+        """End everything pending, at once, and stop. Closing twice does no harm.
+
+        Callers get `CorrelatorClosed`. They do before this method first waits, so also when it
+        is itself cancelled.
+
+        Raises:
+            RuntimeError: called from another thread than the loop's; nothing was closed.
+        """
+        if self._state in ("open", "draining"):
+            self._check_thread("aclose")
+            with self._posting:
+                self._state = "closed"
+                self._thread = self._intake = _NO_THREAD
+            self._reaper.stop()
+            self._queue.dismiss(self._closed)
+            for pending in list(self._store.values()):
+                self._settle(pending, _CLOSED, self._closed(pending))
+            self._remembered.clear()
+        elif self._state == "new":
+            self._state = "closed"
+            return
+        await self._reaper.wait_stopped()
+        await asyncio.sleep(0)  # what other threads posted before the close gets its answer
+
+    # -- the door in ---------------------------------------------------------------------------
+
+    def register(
+        self,
+        request_id: K | None = None,
+        *,
+        timeout: float | None = None,
+        context: Any = None,
+        size: int = 0,
+        reuse: bool = False,
+    ) -> Pending[K, V]:
+        """Register a request, before it is sent, so that no reply can come too early.
+
+        Args:
+            request_id: the id that pairs request and response; by default a fresh one.
+            timeout: seconds until it ends with `RequestTimeout`; by default the correlator's. An
+                ambient deadline (`request_scope`, or the pending at hand) can only shorten it.
+            context: the request itself, or what you like: it comes back as `Pending.context`.
+            size: bytes it counts against `max_pending_bytes`.
+            reuse: whether an id may be used again that is still remembered.
+
+        Raises:
+            DuplicateRequest: the id is pending, or remembered and `reuse` was not given.
+            CapacityExceeded: a bound is reached.
+            CorrelatorClosed: it was not entered, is draining, or is closed.
+            RequestTimeout: the ambient deadline has passed already.
+            TypeError, ValueError: an argument is no good; the message names it and its value.
+        """
+        return self._register(request_id, timeout, context, size, reuse, None, None, False)
+
+    def _register(
+        self,
+        request_id: K | None,
+        timeout: float | None,
+        context: Any,
+        size: int,
+        reuse: bool,
+        group: Group[K, V] | None,
+        deadline: float | None,
+        may_wait: bool,
+    ) -> Pending[K, V]:
+        """Put an entry into the store: the only code that does.
+
+        `deadline` is given for a caller from the queue, who set it when he joined. Where
+        `may_wait`, a full store raises `StoreFull`, which is no refusal yet.
+        """
+        if self._intake != _get_ident():
+            if self._thread == _get_ident():
+                raise self._refuse(self._closed())
+            raise self._out_of_order("register")
+        now = self._time()
+        from_queue = deadline is not None
+        if deadline is None:
+            if timeout is None:
+                timeout = self._timeout
+            elif timeout.__class__ is not float or not 0.0 < timeout <= MAX_SECONDS:
+                timeout = check_seconds("timeout", timeout)
+            deadline = now + timeout
+            outer = ambient.get()[1]
+            deadline = min(deadline, outer)
+        if size.__class__ is not int or size < 0:
+            check_bound("size", size, least=0)
+        if request_id is None:
+            request_id = self._new_id()
+        if deadline <= now:
+            raise self._refuse(refusals.too_late(request_id))
+        if group is not None and (group.closed or group.full):
+            raise self._refuse(refusals.group_shut(group, request_id, self._next_place()))
+        try:
+            recalled = self._remembered.has(request_id)
+            if recalled and not reuse:
+                settled_ago = self._remembered.settled_ago(request_id, now)
+                if settled_ago is not None:
+                    raise self._refuse(refusals.duplicate(request_id, settled_ago))
+            if self._waiting and not from_queue:
+                raise StoreFull  # there are others before this one
+            pending = Pending(self, request_id, now, deadline, context, size, group)
+            self._store.add(request_id, pending, deadline, size)
+        except KeyError:
+            raise self._refuse(refusals.duplicate(request_id, None)) from None
+        except StoreFull:
+            if may_wait and (self._max_pending_bytes is None or size <= self._max_pending_bytes):
+                raise
+            raise self._refuse(self._full(size)) from None
+        except TypeError:
+            raise _unhashable(request_id) from None
+        if recalled:
+            self._remembered.pop(request_id)
+        if group is not None:
+            group._members.add(pending)
+        self._registered += 1
+        if deadline < self._reaper.alarm_at:
+            self._reaper.advance()
+        if self._observers:
+            notify(self._observers, "registered", pending)
+        return pending
+
+    # -- the door out --------------------------------------------------------------------------
+
+    def _settle(self, pending: Pending[K, V], outcome: Outcome, result: Any) -> bool:
+        """End `pending`, unless it has ended: the only code that takes an entry out of the store.
+
+        `result` is the response, or the error of a rejected or closed one. Everything that has
+        to happen happens here, before anybody else runs; observers come last, since whatever
+        they do must find the work done.
+        """
+        if pending._outcome is not None:
+            return False
+        request_id = pending.request_id
+        now = self._time()
+        self._store.pop(request_id)
+        if pending._group is not None:
+            pending._group._members.discard(pending)
+        pending._outcome = outcome
+        pending._result = result
+        pending._ended_at = now
+        self._outcomes[outcome] += 1
+        self._remembered.remember(request_id, outcome, now)
+        for waiter in pending._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+        pending._waiters = ()
+        if pending._sending is not None:
+            interrupt_sending(pending, self._loop, self._context)
+        if self._observers:
+            notify(self._observers, "settled", pending)
+        if self._waiting:
+            self._queue.admit(now, self._store.fits, self._register_ticket)
+        if self._emptied is not None and not self._store:
+            self._emptied.set()
+            self._emptied = None
+        return True
+
+    # -- the awaitable call --------------------------------------------------------------------
+
+    async def correlate(
+        self,
+        request_id: K | None = None,
+        *,
+        send: Callable[[K], Awaitable[object]] | None = None,
+        timeout: float | None = None,
+        context: Any = None,
+        size: int = 0,
+        reuse: bool = False,
+    ) -> V:
+        """Register a request, send it, and return its response. It is removed on every path.
+
+        Args:
+            request_id: the id that pairs request and response; by default a fresh one.
+            send: awaited with the id, after registering. It is interrupted at the deadline, and
+                when the request ends in another way than by a response. None if someone else
+                sends.
+            timeout: seconds for all of it: waiting for a place, sending, waiting.
+            context: the request itself, or what you like: it comes back as `Pending.context`.
+            size: bytes it counts against `max_pending_bytes`.
+            reuse: whether an id may be used again that is still remembered.
+
+        Raises:
+            RequestTimeout: no response came in time.
+            CapacityExceeded: a bound is reached (or, waiting, none was free in time); nothing
+                was sent.
+            DuplicateRequest, CorrelatorClosed, TypeError, ValueError: as `register`.
+            Exception: what `reject` was given, or what `send` raised.
+        """
+        if send is not None and not callable(send):
+            raise TypeError(f"send must be callable, not {send!r:.100}")
+        if self._waits:
+            pending = await self._admit(request_id, timeout, context, size, reuse, None)
+        else:
+            pending = self._register(request_id, timeout, context, size, reuse, None, None, False)
+        if send is not None:
+            return await self._exchange(pending, send)
+        # `return await pending`, written out: a generator less on the path of every request.
+        if pending._outcome is None:
+            waiter = self._new_waiter()
+            pending._waiters = (waiter,)
+            try:
+                await waiter
+            except BaseException:
+                pending._abandon(waiter)
+                raise
+        if pending._outcome is _RESOLVED:
+            return pending._result  # type: ignore[no-any-return]  # a V, by `resolve`
+        raise pending._error()
+
+    async def _exchange(self, pending: Pending[K, V], send: Callable[[K], Awaitable[object]]) -> V:
+        """Send a registered request, unless it is over already, and wait for its response."""
+        if pending._outcome is None:
+            pending._sending = cast("asyncio.Task[Any]", asyncio.current_task())
+            cancelling = pending._sending.cancelling()
+            token = enter_pending(pending.request_id, pending.deadline)
+            try:
+                await send(pending.request_id)
+            except BaseException as error:
+                if pending._outcome is None:
+                    pending._sending = None
+                    self._settle(pending, _CANCELLED, None)
+                    raise
+                if not end_sending(pending, cancelling, error):
+                    raise
+            else:
+                if pending._outcome is None:
+                    pending._sending = None
+                else:
+                    end_sending(pending, cancelling, None)
+            finally:
+                leave_pending(token)
+        return await pending
+
+    # -- replies -------------------------------------------------------------------------------
+
+    def resolve(self, request_id: K, response: V) -> Disposition:
+        """Give a request its response, and tell what became of it. Never waits.
+
+        Raises:
+            RuntimeError: called from another thread than the loop's: use `resolve_threadsafe`.
+            CorrelatorClosed: it was not entered, or is closed.
+            TypeError: `request_id` is not hashable.
+        """
+        if self._thread != _get_ident():
+            raise self._out_of_order("resolve")
+        try:
+            pending = self._store.get(request_id)
+        except TypeError:
+            raise _unhashable(request_id) from None
+        if pending is None:
+            return self._unmatched(request_id)
+        self._settle(pending, _RESOLVED, response)
+        return _MATCHED
+
+    def reject(self, request_id: K, error: Exception) -> Disposition:
+        """End a request with an error, which its caller gets, and tell what became of it.
+
+        Raises:
+            TypeError: `error` is not an instance of `Exception`, or `request_id` not hashable.
+            RuntimeError: called from another thread than the loop's: use `reject_threadsafe`.
+            CorrelatorClosed: it was not entered, or is closed.
+        """
+        if self._thread != _get_ident():
+            raise self._out_of_order("reject")
+        check_error("error", error)
+        try:
+            pending = self._store.get(request_id)
+        except TypeError:
+            raise _unhashable(request_id) from None
+        if pending is None:
+            return self._unmatched(request_id)
+        self._settle(pending, _REJECTED, error)
+        return _MATCHED
+
+    def resolve_threadsafe(
+        self, request_id: K, response: V
+    ) -> concurrent.futures.Future[Disposition]:
+        """Do `resolve` from any thread. The future tells what became of the response.
+
+        Do not wait for the future on the loop's own thread: it is done in the loop's next turn.
+
+        Raises:
+            CorrelatorClosed: it was not entered, or is closed.
+        """
+        return self._post("resolve_threadsafe", self.resolve, request_id, response)
+
+    def reject_threadsafe(
+        self, request_id: K, error: Exception
+    ) -> concurrent.futures.Future[Disposition]:
+        """Do `reject` from any thread. The future tells what became of the error.
+
+        Raises:
+            TypeError: `error` is not an instance of `Exception`.
+            CorrelatorClosed: it was not entered, or is closed.
+        """
+        check_error("error", error)
+        return self._post("reject_threadsafe", self.reject, request_id, error)
+
+    # -- groups, and what there is to see ------------------------------------------------------
+
+    def group(self, name: str, *, max_pending: int | None = None) -> Group[K, V]:
+        """Return the group of that name; make it if nobody holds it and nothing is pending in it.
+
+        Args:
+            name: its name.
+            max_pending: how many may be pending in it at once; None for no limit of its own, or
+                for the one it has.
+
+        Raises:
+            ValueError: `max_pending` is below 1, or not the one the group has.
+            TypeError: an argument is of the wrong type.
+            CorrelatorClosed: it was not entered, or is closed.
+        """
+        self._check_thread("group")
+        if not isinstance(name, str):
+            raise TypeError(f"name must be a string, not {name!r:.100}")
+        if max_pending is not None:
+            check_bound("max_pending", max_pending)
+        group = self._groups.get(name)
+        if group is None:
+            group = self._groups[name] = Group(self, name, max_pending)
+        elif max_pending not in (None, group.max_pending):
+            raise ValueError(
+                f"max_pending must be {group.max_pending!r}, as group {name!r} has it, "
+                f"not {max_pending!r}"
+            )
+        return group
+
+    def stats(self) -> CorrelatorStats:
+        """Return the counters of this moment. Also before entering and after closing."""
+        if self._thread == _get_ident():
+            self._remembered.forget(self._time())
+        oldest = self._store.oldest()
+        return CorrelatorStats(
+            registered=self._registered,
+            **{outcome.value: count for outcome, count in self._outcomes.items()},
+            pending=len(self._store),
+            pending_bytes=self._store.bytes,
+            waiting=len(self._waiting),
+            refused=self._refused,
+            late=self._dispositions[Disposition.LATE],
+            duplicate=self._dispositions[Disposition.DUPLICATE],
+            unknown=self._dispositions[Disposition.UNKNOWN],
+            remembered=len(self._remembered),
+            oldest_age=0.0 if oldest is None else oldest.age,
+            reaper_restarts=self._reaper.restarts if hasattr(self, "_reaper") else 0,
+        )
+
+    def pending(self, limit: int | None = None) -> list[PendingInfo]:
+        """Return what is pending, oldest first, at most `limit` of it."""
+        if limit is not None:
+            check_bound("limit", limit)
+        return [
+            PendingInfo(
+                request_id=pending.request_id,
+                age=pending.age,
+                remaining=pending.remaining,
+                size=pending.size,
+                group=None if pending._group is None else pending._group.name,
+            )
+            for pending in islice(self._store.values(), limit)
+        ]
+
+    def __len__(self) -> int:
+        """How many are pending."""
+        return len(self._store)
+
+    def __contains__(self, request_id: object) -> bool:
+        """Whether that id is pending."""
+        return request_id in self._store
+
+    def __repr__(self) -> str:
+        return f"<Correlator {self.name!r} {len(self)} of {self._max_pending} pending>"
+
+    # -- what the above is made of -------------------------------------------------------------
+
+    def _deadline(self, now: float, timeout: float | None) -> float:
+        if timeout is None:
+            timeout = self._timeout
+        elif timeout.__class__ is not float or not 0.0 < timeout <= MAX_SECONDS:
+            timeout = check_seconds("timeout", timeout)
+        return min(now + timeout, ambient.get()[1])
+
+    def _unmatched(self, request_id: K) -> Disposition:
+        disposition = self._remembered.disposition(request_id, self._time())
+        self._dispositions[disposition] += 1
+        if self._observers:
+            notify(self._observers, "unmatched", request_id, disposition)
+        return disposition
+
+    async def _admit(
+        self,
+        request_id: K | None,
+        timeout: float | None,
+        context: Any,
+        size: int,
+        reuse: bool,
+        group: Group[K, V] | None,
+    ) -> Pending[K, V]:
+        """Register, or wait for a place and let whoever frees it register."""
+        try:
+            return self._register(request_id, timeout, context, size, reuse, group, None, True)
+        except StoreFull:
+            if len(self._waiting) >= self._max_waiting:
+                raise self._refuse(self._full(size)) from None
+        deadline = self._deadline(self._time(), timeout)
+        ticket = Ticket(request_id, context, size, reuse, group, deadline)
+        pending = await self._queue.wait(ticket)
+        if pending is None:
+            raise self._refuse(self._full(size))
+        return pending
+
+    def _register_ticket(self, ticket: Ticket[K, V]) -> Pending[K, V]:
+        return self._register(
+            ticket.request_id,
+            None,
+            ticket.context,
+            ticket.size,
+            ticket.reuse,
+            ticket.group,
+            ticket.deadline,
+            False,
+        )
+
+    def _close_group(self, group: Group[K, V], error: Exception | None) -> int:
+        if error is not None:
+            check_error("error", error)
+        if self._thread not in (_get_ident(), _NO_THREAD):
+            raise self._out_of_order("group.close")
+        group._closed = True
+        if self._groups.get(group.name) is group:
+            del self._groups[group.name]
+
+        def end(it: Pending[K, V] | Ticket[K, V]) -> Exception:
+            return refusals.group_shut(group, it.request_id) if error is None else fresh(error)
+
+        self._queue.dismiss(end, group)
+        members = list(group._members)
+        for pending in members:
+            self._settle(pending, _CLOSED, end(pending))
+        return len(members)
+
+    def _expire(self) -> None:
+        """End some of what is due: as much as fits a short turn of the loop."""
+        now = self._time()
+        batch = self._store.due(now, _BATCH)
+        while batch and self._time() - now < _SLICE:
+            self._settle(batch.pop(), _TIMED_OUT, None)
+
+    def _post(
+        self, verb: str, call: Callable[[K, Any], Disposition], request_id: K, what: Any
+    ) -> concurrent.futures.Future[Disposition]:
+        future: concurrent.futures.Future[Disposition] = concurrent.futures.Future()
+
+        def run() -> None:
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(call(request_id, what))
+                except Exception as error:
+                    future.set_exception(error)
+
+        # Under the lock the state cannot change between the question and the posting, and
+        # `aclose` waits a turn for what was posted: so every future gets its answer.
+        with self._posting:
+            if self._thread == _NO_THREAD:
+                raise self._out_of_order(verb)
+            self._loop.call_soon_threadsafe(run, context=self._context)
+        return future
+
+    # -- refusals ------------------------------------------------------------------------------
+
+    def _refuse(self, error: CorrelationError) -> CorrelationError:
+        self._refused += 1
+        if self._observers:
+            notify(self._observers, "refused", error)
+        return error
+
+    def _check_thread(self, verb: str) -> None:
+        if self._thread != _get_ident():
+            raise self._out_of_order(verb)
+
+    def _out_of_order(self, verb: str) -> CorrelatorClosed | RuntimeError:
+        return refusals.out_of_order(self.name, self._state, verb)
+
+    def _closed(self, of: Pending[K, V] | Ticket[K, V] | None = None) -> CorrelatorClosed:
+        return refusals.closed(self.name, self._state, None if of is None else of.request_id)
+
+    def _full(self, size: int) -> CapacityExceeded:
+        return refusals.full(
+            self.name, self._max_pending, self._max_pending_bytes, size, self._next_place()
+        )
+
+    def _next_place(self) -> float | None:
+        """Seconds until the pending that is due first ends, if it gets no reply before."""
+        due = self._store.next_due()
+        return None if due is None else max(0.0, due - self._time())
+
+
+def _unhashable(request_id: object) -> TypeError:
+    return TypeError(f"request_id must be hashable, not {shown(request_id)}")

@@ -1,0 +1,78 @@
+"""StructlogObserver: one log line for each thing that happens to a request."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import structlog
+
+from ..errors import CorrelationError, shown
+from ..pending import Disposition, Outcome, Pending
+
+__all__ = ["StructlogObserver"]
+
+# What everybody wants to know is a warning; what happens to every request is for debugging.
+_LEVELS = {
+    Outcome.RESOLVED: "debug",
+    Outcome.REJECTED: "warning",
+    Outcome.TIMED_OUT: "warning",
+    Outcome.CANCELLED: "debug",
+    Outcome.CLOSED: "info",
+}
+
+
+class StructlogObserver:
+    """Logs requests with structlog, as the application has configured it.
+
+    The events are ``correlator.request_registered``, ``correlator.request_`` and the outcome,
+    ``correlator.request_refused``, and ``correlator.reply_`` and the disposition, with
+    ``request_id``, ``age_s`` and ``timeout_s`` (seconds) where there are such. Contexts and
+    responses are never logged.
+
+    Args:
+        logger: the logger to use; by default ``structlog.get_logger("correlator")``.
+    """
+
+    def __init__(self, logger: Any = None) -> None:
+        self._log = structlog.get_logger("correlator") if logger is None else logger
+
+    def registered(self, pending: Pending[Any, Any]) -> None:
+        """Log ``request_registered`` at debug."""
+        self._log.debug(
+            "correlator.request_registered",
+            request_id=_loggable(pending.request_id),
+            timeout_s=round(pending.timeout, 6),
+        )
+
+    def settled(self, pending: Pending[Any, Any]) -> None:
+        """Log ``request_resolved`` and the like: a timeout or a rejection at warning."""
+        outcome = pending.outcome
+        assert outcome is not None, "a settled request has an outcome"
+        getattr(self._log, _LEVELS[outcome])(
+            f"correlator.request_{outcome}",
+            request_id=_loggable(pending.request_id),
+            age_s=round(pending.age, 6),
+            timeout_s=round(pending.timeout, 6),
+        )
+
+    def unmatched(self, request_id: Any, disposition: Disposition) -> None:
+        """Log ``reply_late``, ``reply_duplicate`` or ``reply_unknown`` at warning."""
+        self._log.warning(f"correlator.reply_{disposition}", request_id=_loggable(request_id))
+
+    def refused(self, error: CorrelationError) -> None:
+        """Log ``request_refused`` at warning."""
+        self._log.warning(
+            "correlator.request_refused",
+            request_id=_loggable(error.request_id),
+            error=type(error).__name__,
+            reason=str(error),
+        )
+
+
+def _loggable(request_id: Any) -> str | int | None:
+    """Return an id as it may stand in a log line: one that comes from outside may be anything."""
+    if request_id is None or isinstance(request_id, int):
+        return request_id
+    if isinstance(request_id, str) and len(request_id) <= 128 and request_id.isprintable():
+        return request_id
+    return shown(request_id)

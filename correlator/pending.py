@@ -1,0 +1,243 @@
+"""Pending, Outcome, Disposition: one request's life."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Generator, Hashable
+from dataclasses import dataclass
+from enum import StrEnum
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Generic, Self
+
+from typing_extensions import TypeVar
+
+from .context import enter_pending, leave_pending
+from .errors import CorrelationError, RequestTimeout, fresh, shown
+
+if TYPE_CHECKING:
+    from .core import Correlator
+    from .group import Group
+    from .sending import Interruption
+
+__all__ = ["Disposition", "Outcome", "Pending", "PendingInfo"]
+
+K = TypeVar("K", bound=Hashable, default=str)
+V = TypeVar("V", default=Any)
+
+
+class Outcome(StrEnum):
+    """How a request ended."""
+
+    RESOLVED = "resolved"
+    """A response came."""
+    REJECTED = "rejected"
+    """An error came in place of a response."""
+    TIMED_OUT = "timed_out"
+    """The deadline passed."""
+    CANCELLED = "cancelled"
+    """The caller left: cancelled, its send failed, or it called `Pending.cancel`."""
+    CLOSED = "closed"
+    """The correlator, or the pending's group, was closed."""
+
+
+RESOLVED = Outcome.RESOLVED  # looked up once: an attribute of an enum costs more than a global
+
+
+class Disposition(StrEnum):
+    """What became of a reply."""
+
+    MATCHED = "matched"
+    """It settled the request it belongs to."""
+    LATE = "late"
+    """The request had ended without a reply: timed out, cancelled or closed."""
+    DUPLICATE = "duplicate"
+    """The request had been answered already."""
+    UNKNOWN = "unknown"
+    """No such request is pending or remembered."""
+
+
+@dataclass(frozen=True, slots=True)
+class PendingInfo:
+    """A pending as it was at one moment.
+
+    Attributes:
+        request_id: the id that pairs it.
+        age: seconds since it was registered.
+        remaining: seconds until its deadline; negative when the reaper is about to end it.
+        size: bytes it counts against `max_pending_bytes`.
+        group: its group's name, or None.
+    """
+
+    request_id: Any
+    age: float
+    remaining: float
+    size: int
+    group: str | None
+
+
+class Pending(Generic[K, V]):
+    """A registered request whose response has not come, and, once it has ended, how it did.
+
+    Awaiting it gives the response, or raises what ended it. It may be awaited by several tasks
+    and several times; a task that is cancelled while it is the only one waiting ends the request.
+
+    As a context manager it is ended by leaving the block. In the block it is the pending at hand
+    (`current_pending`), and its deadline is the ambient one.
+
+    Made by `Correlator.register` only.
+
+    Attributes:
+        request_id: the id that pairs it with its response.
+        context: what the caller gave at registration, for whoever gets the reply.
+        size: bytes it counts against `max_pending_bytes`.
+        deadline: when it ends, in seconds on the loop's clock.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_correlator",
+        "_created_at",
+        "_ended_at",
+        "_group",
+        "_outcome",
+        "_result",
+        "_sending",
+        "_token",
+        "_waiters",
+        "context",
+        "deadline",
+        "request_id",
+        "size",
+    )
+
+    _ended_at: float
+    _result: Any  # the response, or the error of a rejected or closed one
+    _token: Any
+
+    def __init__(
+        self,
+        correlator: Correlator[K, V],
+        request_id: K,
+        created_at: float,
+        deadline: float,
+        context: Any,
+        size: int,
+        group: Group[K, V] | None,
+    ) -> None:
+        self._correlator = correlator
+        self.request_id = request_id
+        self._created_at = created_at
+        self.deadline = deadline
+        self.context = context
+        self.size = size
+        self._group = group
+        self._outcome: Outcome | None = None
+        self._waiters: tuple[asyncio.Future[None], ...] = ()
+        self._sending: asyncio.Task[Any] | Interruption | None = None
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """How it ended, or None while it is pending."""
+        return self._outcome
+
+    @property
+    def age(self) -> float:
+        """Seconds since it was registered, or, once it has ended, that it was pending."""
+        until = self._correlator._time() if self._outcome is None else self._ended_at
+        return until - self._created_at
+
+    @property
+    def remaining(self) -> float:
+        """Seconds until its deadline; 0.0 once it has ended or the deadline has passed."""
+        if self._outcome is not None:
+            return 0.0
+        return max(0.0, self.deadline - self._correlator._time())
+
+    @property
+    def timeout(self) -> float:
+        """Seconds it was given in all: its own timeout, or less under an ambient deadline."""
+        return self.deadline - self._created_at
+
+    @property
+    def group(self) -> Group[K, V] | None:
+        """The group it was registered in, or None."""
+        return self._group
+
+    def cancel(self) -> bool:
+        """End it as `Outcome.CANCELLED`; tell whether it was still pending.
+
+        Whoever awaits it gets a `CorrelationError`, not `asyncio.CancelledError`: the tasks that
+        wait were not cancelled.
+        """
+        if self._outcome is not None:
+            return False
+        self._correlator._check_thread("Pending.cancel")
+        return self._correlator._settle(self, Outcome.CANCELLED, None)
+
+    def __enter__(self) -> Self:
+        self._token = enter_pending(self.request_id, self.deadline)
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._outcome is None:
+            self._correlator._settle(self, Outcome.CANCELLED, None)
+        leave_pending(self._token)
+        del self._token
+
+    def __await__(self) -> Generator[Any, None, V]:
+        if self._outcome is None:
+            # A future for each wait, not one for the pending: a task that is cancelled cancels
+            # the future it waits for, and would take the other waiters with it. It only wakes;
+            # what happened stands in the pending, so no error is ever left unretrieved in it.
+            self._correlator._check_thread("await")
+            waiter = self._correlator._new_waiter()
+            self._waiters += (waiter,)
+            try:
+                yield from waiter
+            except BaseException:
+                self._abandon(waiter)
+                raise
+        return self._response()
+
+    def _response(self) -> V:
+        """Return the response, or raise what ended it instead."""
+        if self._outcome is RESOLVED:
+            return self._result  # type: ignore[no-any-return]  # a V, by `resolve`
+        raise self._error()
+
+    def _abandon(self, waiter: asyncio.Future[None]) -> None:
+        """Stop waiting. The last to leave ends the request."""
+        if self._outcome is None:
+            self._waiters = tuple(other for other in self._waiters if other is not waiter)
+            if not self._waiters:
+                self._correlator._settle(self, Outcome.CANCELLED, None)
+
+    def _error(self) -> Exception:
+        """Return what to raise for an outcome that is not a response: a fresh object each time."""
+        if self._outcome is Outcome.TIMED_OUT:
+            return RequestTimeout(
+                f"request {shown(self.request_id)} got no response in {self.timeout:.3g} s",
+                request_id=self.request_id,
+                age=self.age,
+                timeout=self.timeout,
+            )
+        if self._outcome is Outcome.CANCELLED:
+            return CorrelationError(
+                f"request {shown(self.request_id)} was cancelled before a response came",
+                request_id=self.request_id,
+                age=self.age,
+                timeout=self.timeout,
+            )
+        error: Exception = self._result
+        self._result = fresh(error)
+        return error
+
+    def __repr__(self) -> str:
+        # The context and the response stay out: they are the caller's, and may be secret.
+        state = self._outcome or f"pending, {self.remaining:.3g} s left"
+        return f"<Pending {shown(self.request_id)} {state}, age {self.age:.3g} s>"

@@ -1,0 +1,92 @@
+"""The errors with which a call or a request is refused: what was wrong, and what to do instead."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from .errors import (
+    CapacityExceeded,
+    CorrelatorClosed,
+    DuplicateRequest,
+    RequestTimeout,
+    shown,
+)
+
+if TYPE_CHECKING:
+    from .group import Group
+
+__all__ = ["State", "closed", "duplicate", "full", "group_shut", "out_of_order", "too_late"]
+
+State = Literal["new", "open", "draining", "closed"]
+
+
+def out_of_order(name: str, state: State, verb: str) -> CorrelatorClosed | RuntimeError:
+    """`verb` was called before entering, after closing, while draining, or off the thread."""
+    if state == "new":
+        return CorrelatorClosed(
+            f"correlator {name!r} was not entered: call {verb}() inside `async with correlator:`"
+        )
+    if state == "closed":
+        return CorrelatorClosed(
+            f"correlator {name!r} is closed: call {verb}() inside its `async with` block, "
+            f"or make a new correlator"
+        )
+    if verb in ("resolve", "reject"):
+        instead = f"use {verb}_threadsafe()"
+    else:
+        instead = "hand it to the loop with asyncio.run_coroutine_threadsafe()"
+    return RuntimeError(
+        f"{verb}() of correlator {name!r} was called from another thread than its loop's: {instead}"
+    )
+
+
+def closed(name: str, state: State, request_id: Any, age: float | None = None) -> CorrelatorClosed:
+    """The correlator takes no more requests, or has ended this one."""
+    why = "is draining and takes no new requests" if state == "draining" else "was closed"
+    subject = "" if request_id is None else f"request {shown(request_id)}: "
+    return CorrelatorClosed(f"{subject}correlator {name!r} {why}", request_id=request_id, age=age)
+
+
+def too_late(request_id: Any) -> RequestTimeout:
+    """The ambient deadline has passed."""
+    return RequestTimeout(
+        "the deadline in force had passed before the request: nothing was registered or sent",
+        request_id=request_id,
+        timeout=0.0,
+    )
+
+
+def duplicate(request_id: Any, settled_ago: float | None) -> DuplicateRequest:
+    """The id is pending, or settled so many seconds ago."""
+    if settled_ago is None:
+        state = "is pending already"
+    else:
+        state = f"settled {settled_ago:.3g} s ago; pass reuse=True to use the id again"
+    return DuplicateRequest(f"request {shown(request_id)} {state}", request_id=request_id)
+
+
+def full(
+    name: str, max_pending: int, max_bytes: int | None, size: int, retry_after: float | None
+) -> CapacityExceeded:
+    """The correlator is at a bound; a place is free in `retry_after` seconds at the latest."""
+    if max_bytes is not None and size > max_bytes:
+        retry_after = None
+        why = f"size={size} is more than max_pending_bytes={max_bytes} in all"
+    else:
+        bytes_too = "" if max_bytes is None else f" or max_pending_bytes={max_bytes}"
+        why = f"it is at max_pending={max_pending}{bytes_too}"
+    return CapacityExceeded(f"correlator {name!r} is full: {why}", retry_after=retry_after)
+
+
+def group_shut(
+    group: Group[Any, Any], request_id: Any, retry_after: float | None = None
+) -> CorrelatorClosed | CapacityExceeded:
+    """The group is closed, or at its own limit."""
+    if group.closed:
+        return CorrelatorClosed(f"group {group.name!r} was closed", request_id=request_id)
+    return CapacityExceeded(
+        f"group {group.name!r} is full: it is at max_pending={group.max_pending}",
+        request_id=request_id,
+        retry_after=retry_after,
+        status=429,
+    )

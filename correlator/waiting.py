@@ -1,0 +1,120 @@
+"""Queue: callers that wait for a place in the store, first come, first served."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from typing import Any, Generic
+
+import anyio
+from typing_extensions import TypeVar
+
+from .group import Group
+from .pending import Pending
+
+__all__ = ["Queue", "Ticket"]
+
+K = TypeVar("K", bound=Hashable, default=str)
+V = TypeVar("V", default=Any)
+
+
+class Ticket(Generic[K, V]):
+    """One caller's place in the queue: what he will register, and by when."""
+
+    __slots__ = ("answer", "context", "deadline", "group", "request_id", "reuse", "size")
+
+    def __init__(
+        self,
+        request_id: K | None,
+        context: Any,
+        size: int,
+        reuse: bool,
+        group: Group[K, V] | None,
+        deadline: float,
+    ) -> None:
+        self.request_id = request_id
+        self.context = context
+        self.size = size
+        self.reuse = reuse
+        self.group = group
+        self.deadline = deadline
+        # The pending that was registered for him, or why none was: a result in either case, so
+        # that nothing is left unretrieved when he leaves in the same turn.
+        self.answer: asyncio.Future[Pending[K, V] | Exception] = (
+            asyncio.get_running_loop().create_future()
+        )
+
+
+class Queue(Generic[K, V]):
+    """Who waits for a place. Whoever frees one calls `admit`, which registers the next in line.
+
+    Attributes:
+        tickets: who waits, first come first; true if anybody does.
+
+    The place is taken in that same step, not when the caller wakes, so nobody slips in between.
+    """
+
+    __slots__ = ("tickets",)
+
+    def __init__(self) -> None:
+        # An OrderedDict keeps a linked list: leaving from the middle and looking at the front
+        # are O(1), where the front of a plain dict that is being emptied is not.
+        self.tickets: OrderedDict[Ticket[K, V], None] = OrderedDict()
+
+    async def wait(self, ticket: Ticket[K, V]) -> Pending[K, V] | None:
+        """Wait until the ticket is answered, or None if its deadline passes first.
+
+        Raises:
+            Exception: why it was dismissed, or could not be registered.
+        """
+        self.tickets[ticket] = None
+        try:
+            with anyio.CancelScope(deadline=ticket.deadline):
+                await ticket.answer
+        except BaseException:
+            if ticket.answer.done() and not ticket.answer.cancelled():
+                granted = ticket.answer.result()
+                if isinstance(granted, Pending):
+                    granted.cancel()
+            raise
+        finally:
+            self.tickets.pop(ticket, None)
+        if not ticket.answer.done() or ticket.answer.cancelled():
+            return None
+        answer = ticket.answer.result()
+        if isinstance(answer, Pending):
+            return answer
+        try:
+            raise answer
+        finally:
+            del answer, ticket  # or the error's traceback would hold the error
+
+    def admit(
+        self,
+        now: float,
+        fits: Callable[[int], bool],
+        register: Callable[[Ticket[K, V]], Pending[K, V]],
+    ) -> None:
+        """Register those in front, as long as the foremost fits."""
+        while self.tickets:
+            ticket = next(iter(self.tickets))
+            if not fits(ticket.size):
+                return
+            del self.tickets[ticket]
+            if ticket.answer.done() or ticket.deadline <= now:
+                continue  # he was cancelled, or is too late, and has not woken yet
+            try:
+                ticket.answer.set_result(register(ticket))
+            except Exception as error:
+                ticket.answer.set_result(error)
+
+    def dismiss(
+        self, error: Callable[[Ticket[K, V]], Exception], group: Group[K, V] | None = None
+    ) -> None:
+        """Send away everybody, or those of one group, each with an error of his own."""
+        for ticket in list(self.tickets):
+            if group is None or ticket.group is group:
+                del self.tickets[ticket]
+                if not ticket.answer.done():
+                    ticket.answer.set_result(error(ticket))

@@ -64,9 +64,25 @@ class RequestTimeout(CorrelationError, TimeoutError):
 
 
 class RequestRejected(CorrelationError):
-    """The other side answered with an error (502)."""
+    """The other side answered with an error, or could not be reached (502).
+
+    Attributes:
+        reply: what it answered, where there is such. Not part of the message.
+    """
 
     status = 502
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        request_id: Any = None,
+        age: float | None = None,
+        timeout: float | None = None,
+        reply: Any = None,
+    ) -> None:
+        super().__init__(message, request_id=request_id, age=age, timeout=timeout)
+        self.reply = reply
 
 
 class NoResponder(CorrelationError):

@@ -1,0 +1,23 @@
+"""The web hooks: correlation for aiohttp's server and client, and replies by callback."""
+
+from .bodies import BodyTooLarge, read_bounded
+from .callbacks import CallbackClient, CallbackReply, callback_middleware, callback_route
+from .client import propagation_middleware
+from .problems import problem_response
+from .server import correlation_middleware, get_correlator, setup
+from .tokens import CallbackTokens
+
+__all__ = [
+    "BodyTooLarge",
+    "CallbackClient",
+    "CallbackReply",
+    "CallbackTokens",
+    "callback_middleware",
+    "callback_route",
+    "correlation_middleware",
+    "get_correlator",
+    "problem_response",
+    "propagation_middleware",
+    "read_bounded",
+    "setup",
+]

@@ -1,0 +1,291 @@
+"""Replies by callback: the URL that goes out with a request, and the route where it comes back."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypedDict
+
+import aiohttp
+from aiohttp import (
+    ClientHandlerType,
+    ClientMiddlewareType,
+    ClientRequest,
+    ClientResponse,
+    ClientSession,
+    web,
+)
+from multidict import CIMultiDictProxy
+from typing_extensions import Unpack
+from yarl import URL
+
+from ..checks import check_bound, check_seconds
+from ..context import current_pending, remaining_time
+from ..core import Correlator
+from ..errors import RequestRejected
+from ..pending import Disposition
+from .bodies import BodyTooLarge, read_bounded
+from .client import HeaderGuard
+from .problems import problem_response
+from .server import check_header
+from .tokens import CallbackTokens
+
+if TYPE_CHECKING:
+    from standardwebhooks import Webhook
+
+__all__ = ["CallbackClient", "CallbackReply", "callback_middleware", "callback_route"]
+
+CALLBACK_HEADER = "Callback-URL"
+_MAX_BODY = 1024 * 1024
+_GRACE = 60.0  # seconds that a token outlives its request, so that a late reply is told it is late
+
+_guard = HeaderGuard("correlator_callback")
+
+
+@dataclass(frozen=True, slots=True)
+class CallbackReply:
+    """What an upstream answered, at once or by callback.
+
+    Attributes:
+        status: the HTTP status; 200 for a callback, which has none.
+        headers: the headers it came with, without regard to case.
+        body: the bytes of the body, decompressed. Kept out of the `repr`.
+    """
+
+    status: int
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes = field(repr=False)
+
+
+def callback_middleware(
+    callback_url: str | URL,
+    tokens: CallbackTokens,
+    *,
+    header: str = CALLBACK_HEADER,
+    grace: float = _GRACE,
+) -> ClientMiddlewareType:
+    """Return a client middleware that tells the upstream where to call back.
+
+    It puts a URL with a fresh token for the pending at hand (`current_pending`) on the request.
+    Requests made outside a pending go as they are. A redirect to another origin does not carry
+    the URL along, for whoever has it can answer.
+
+    Args:
+        callback_url: where `callback_route` is reached from the upstream. ``{token}`` in it is
+            replaced; without one, the token is added as the last segment of the path.
+        tokens: makes the tokens.
+        header: where the URL goes.
+        grace: seconds a token outlives its pending, so that a late reply is told that it is late.
+
+    Raises:
+        TypeError, ValueError: an argument is no good.
+    """
+    check_header("header", header)
+    check_seconds("grace", grace)
+    template = str(callback_url)
+    if "{token}" not in template:
+        template = template.rstrip("/") + "/{token}"
+    if URL(template).scheme not in ("http", "https"):
+        raise ValueError(f"callback_url must be an absolute http(s) URL, not {template!r:.200}")
+
+    async def middleware(request: ClientRequest, handler: ClientHandlerType) -> ClientResponse:
+        pending = current_pending()
+        if pending is None:
+            return await handler(request)
+        token = tokens.issue(pending.request_id, (remaining_time() or 0.0) + grace)
+        url = template.replace("{token}", token)
+        return await _guard.send(request, handler, {header: url})
+
+    return middleware
+
+
+class RequestOptions(TypedDict, total=False):
+    """What else `CallbackClient.request` passes on to aiohttp's request."""
+
+    params: Any
+    data: Any
+    json: Any
+    headers: Any
+    cookies: Any
+    auth: aiohttp.BasicAuth
+    allow_redirects: bool
+    proxy: str | URL
+    ssl: Any
+
+
+class CallbackClient:
+    """Turns an upstream that answers 202 and calls back later into one awaited call.
+
+    Args:
+        session: sends the requests. Its own middlewares run too.
+        correlator: pairs the replies; the one that `callback_route` was given.
+        callback_url: where `callback_route` is reached from the upstream; see
+            `callback_middleware`.
+        tokens: makes the tokens; the ones that `callback_route` was given.
+        header: where the callback's URL goes.
+        max_body: bytes an answer that comes at once may have, after decompression.
+
+    Raises:
+        TypeError, ValueError: an argument is no good.
+    """
+
+    def __init__(
+        self,
+        session: ClientSession,
+        correlator: Correlator[str, CallbackReply],
+        *,
+        callback_url: str | URL,
+        tokens: CallbackTokens,
+        header: str = CALLBACK_HEADER,
+        max_body: int = _MAX_BODY,
+    ) -> None:
+        self._session = session
+        self._correlator = correlator
+        self._max_body = check_bound("max_body", max_body)
+        self._middleware = callback_middleware(callback_url, tokens, header=header)
+
+    async def request(
+        self,
+        method: str,
+        url: str | URL,
+        *,
+        timeout: float | None = None,
+        context: Any = None,
+        **options: Unpack[RequestOptions],
+    ) -> CallbackReply:
+        """Send a request, and return the upstream's answer: at once, or when it calls back.
+
+        Args:
+            method: the HTTP method.
+            url: where to send it.
+            timeout: seconds for all of it; by default the correlator's.
+            context: comes back as `Pending.context`.
+            **options: as for `aiohttp.ClientSession.request`.
+
+        Raises:
+            RequestRejected: the upstream refused (4xx, 5xx), answered too much, or could not be
+                reached: its `reply` is what it answered, if it did; its cause is aiohttp's error,
+                if there was one.
+            RequestTimeout, CapacityExceeded, CorrelatorClosed: as `Correlator.correlate`.
+        """
+
+        async def send(request_id: str) -> None:
+            try:
+                reply = await self._send(method, url, options)
+            except aiohttp.ClientError as error:
+                reason = f"the upstream could not be reached: {type(error).__name__}"
+                rejected = RequestRejected(reason, request_id=request_id)
+                rejected.__cause__ = error
+            except BodyTooLarge as error:
+                rejected = RequestRejected(
+                    f"the upstream's answer is too large: {error}", request_id=request_id
+                )
+            else:
+                if reply is None:
+                    return
+                if reply.status < 300:
+                    self._correlator.resolve(request_id, reply)
+                    return
+                reason = f"the upstream answered {reply.status}"
+                rejected = RequestRejected(reason, request_id=request_id, reply=reply)
+            if request_id in self._correlator:  # else it has called back before it failed
+                self._correlator.reject(request_id, rejected)
+
+        return await self._correlator.correlate(send=send, timeout=timeout, context=context)
+
+    async def _send(
+        self, method: str, url: str | URL, options: RequestOptions
+    ) -> CallbackReply | None:
+        """Send the request, and return the answer, or None if it is to come by callback."""
+        # Middlewares of a request replace those of its session, so these are named again;
+        # aiohttp has no public way to ask for them.
+        middlewares = (*self._session._middlewares, self._middleware)
+        async with self._session.request(
+            method, url, middlewares=middlewares, **options
+        ) as response:
+            if response.status == 202:
+                return None
+            body = await read_bounded(response.content, self._max_body)
+            return CallbackReply(response.status, response.headers, body)
+
+
+def callback_route(
+    correlator: Correlator[str, CallbackReply],
+    path: str = "/callbacks/{token}",
+    *,
+    tokens: CallbackTokens,
+    webhook: Webhook | Sequence[Webhook] | None = None,
+    max_body: int = _MAX_BODY,
+) -> web.RouteDef:
+    """Return the route where callbacks arrive: ``app.add_routes([callback_route(...)])``.
+
+    It answers 204 when the reply settled a request, or one had done so before; 410 when the
+    request had ended without; 413 when the body is too large; 401 when its signature is wrong;
+    and 404 for everything else, so that a stranger cannot tell a live id from an unknown one.
+
+    Args:
+        correlator: gets the replies, as `CallbackReply`.
+        path: with ``{token}`` in it.
+        tokens: checks the tokens, before anything is looked up or read.
+        webhook: where given, the body must carry a valid Standard Webhooks signature by one of
+            these keys (https://www.standardwebhooks.com), at most five minutes old.
+        max_body: bytes a body may have, after decompression.
+
+    Raises:
+        ValueError: `path` has no ``{token}``, or `max_body` is below 1.
+    """
+    if "{token}" not in path:
+        raise ValueError(f"path must contain {{token}}, not {path!r}")
+    check_bound("max_body", max_body)
+    webhooks: tuple[Webhook, ...] = ()
+    if webhook is not None:
+        webhooks = tuple(webhook) if isinstance(webhook, Sequence) else (webhook,)
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        request_id = tokens.verify(request.match_info["token"])
+        if request_id is None:
+            return _not_found()
+        try:
+            body = await read_bounded(request.content, max_body)
+        except BodyTooLarge as error:
+            return problem_response(413, f"The body is too large: {error}.")
+        except (web.RequestPayloadError, aiohttp.ClientPayloadError):
+            return problem_response(400, "The body could not be read.")
+        if webhooks and not any(_signed(each, body, request.headers) for each in webhooks):
+            return problem_response(401, "The body's signature is missing or wrong.")
+        reply = CallbackReply(200, request.headers, body)
+        disposition = correlator.resolve(request_id, reply)
+        if disposition in (Disposition.MATCHED, Disposition.DUPLICATE):
+            return web.Response(status=204)
+        if disposition is Disposition.LATE:
+            return problem_response(410, "The request had ended before the reply came.")
+        return _not_found()
+
+    return web.post(path, handler)
+
+
+def _not_found() -> web.Response:
+    return problem_response(404, "There is no such callback.")
+
+
+_TIMESTAMP = re.compile(r"[0-9]{1,12}")
+
+
+def _signed(webhook: Webhook, body: bytes, headers: CIMultiDictProxy[str]) -> bool:
+    """Tell whether a body carries a signature by that key, by Standard Webhooks."""
+    names = ("webhook-id", "webhook-timestamp", "webhook-signature")
+    values = [headers.getall(name, []) for name in names]
+    # The package reads the timestamp as a float, and drops the fraction before it signs; so
+    # what the sender signed and what we are sent could differ.
+    if any(len(value) != 1 for value in values):
+        return False
+    given = {name: value[0] for name, value in zip(names, values, strict=True)}
+    if _TIMESTAMP.fullmatch(given["webhook-timestamp"]) is None:
+        return False
+    # It lets ValueError, binascii.Error and UnicodeDecodeError through, beside its own.
+    with suppress(Exception):
+        webhook.verify(body, given, json_parse=False)
+        return True
+    return False

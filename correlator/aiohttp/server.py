@@ -1,0 +1,176 @@
+"""For aiohttp's server: `setup`, `get_correlator`, and the correlation middleware."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+from structlog.contextvars import bound_contextvars
+
+from ..checks import MAX_SECONDS, check_seconds
+from ..context import request_scope
+from ..core import Correlator
+from ..errors import CorrelationError
+from ..ids import is_valid_request_id, new_request_id
+from .problems import error_response
+
+__all__ = ["CORRELATOR", "DEADLINE_HEADER", "correlation_middleware", "get_correlator", "setup"]
+
+REQUEST_ID_HEADER = "X-Request-ID"
+DEADLINE_HEADER = "X-Envoy-Expected-Rq-Timeout-Ms"
+
+CORRELATOR: web.AppKey[Correlator[Any, Any]] = web.AppKey("correlator", Correlator)
+
+# Where a request keeps its id, for responses that are made outside of the middleware.
+_REQUEST_ID: web.RequestKey[str] = web.RequestKey("correlator_request_id", str)
+_MILLISECONDS = re.compile(r"[0-9]{1,12}")
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # a token, RFC 9110 section 5.6.2
+
+
+def setup(
+    app: web.Application,
+    correlator: Correlator[Any, Any],
+    *,
+    header: str = REQUEST_ID_HEADER,
+    deadline_header: str | None = DEADLINE_HEADER,
+    new_id: Callable[[], str] = new_request_id,
+    drain_timeout: float = 10.0,
+) -> Correlator[Any, Any]:
+    """Give an application a correlator: started with it, drained and closed with it.
+
+    Adds `correlation_middleware` as the outermost middleware, and puts the request's id on every
+    response, also on errors and streams.
+
+    Args:
+        app: the application, not started yet.
+        correlator: not entered yet: the application does that.
+        header: where the request id stands, in requests and in responses.
+        deadline_header: where callers say how many milliseconds they will wait; None to not look.
+        new_id: makes the id of a request that brings none, or none that is valid.
+        drain_timeout: seconds that requests under way get when the application shuts down.
+
+    Returns:
+        The correlator.
+
+    Raises:
+        TypeError, ValueError: an argument is no good, or the application has a correlator.
+    """
+    if not isinstance(correlator, Correlator):
+        raise TypeError(f"correlator must be a Correlator, not {correlator!r:.100}")
+    if CORRELATOR in app:
+        raise ValueError(f"app has a correlator already: {app[CORRELATOR]!r}")
+    check_seconds("drain_timeout", drain_timeout)
+    middleware = correlation_middleware(
+        header=header, deadline_header=deadline_header, new_id=new_id
+    )
+
+    async def on_prepare(request: web.Request, response: web.StreamResponse) -> None:
+        request_id = request.get(_REQUEST_ID)
+        if request_id is not None:
+            response.headers[header] = request_id
+
+    async def run(_app: web.Application) -> AsyncIterator[None]:
+        async with correlator:
+            yield
+
+    async def drain(_app: web.Application) -> None:
+        await correlator.drain(drain_timeout)
+
+    app[CORRELATOR] = correlator
+    app.middlewares.insert(0, middleware)
+    app.on_response_prepare.append(on_prepare)
+    app.cleanup_ctx.append(run)
+    app.on_shutdown.append(drain)
+    return correlator
+
+
+def get_correlator(request: web.Request) -> Correlator[Any, Any]:
+    """Return the correlator of the request's application, or of one that contains it.
+
+    Raises:
+        RuntimeError: there is none: `setup` was not called.
+    """
+    try:
+        return request.config_dict[CORRELATOR]
+    except KeyError:
+        raise RuntimeError(
+            "the application has no correlator: call correlator.aiohttp.setup(app, Correlator()) "
+            "before it starts"
+        ) from None
+
+
+def correlation_middleware(
+    *,
+    header: str = REQUEST_ID_HEADER,
+    deadline_header: str | None = DEADLINE_HEADER,
+    new_id: Callable[[], str] = new_request_id,
+) -> Middleware:
+    """Return a server middleware that gives each request an id and a deadline.
+
+    The client's id is taken if it is valid (`is_valid_request_id`), else replaced. It is for logs
+    and headers only, never a key that pairs. It is bound as the ambient id, and as ``request_id``
+    in structlog's context variables, for as long as the handler runs. The caller's deadline is
+    the ambient one: what is below inherits what is left of it. An unhandled `CorrelationError`
+    becomes a problem document with the error's status.
+
+    Without `setup` the header is missing from streamed responses, which leave before the handler
+    returns, and from the answers aiohttp itself gives to handlers that crash.
+
+    Args:
+        header: where the request id stands, in requests and in responses.
+        deadline_header: where callers say how many milliseconds they will wait; None to not look.
+            What is not a whole number above 0 is ignored.
+        new_id: makes the id of a request that brings none, or none that is valid.
+
+    Raises:
+        TypeError, ValueError: a header's name is not one.
+    """
+    check_header("header", header)
+    if deadline_header is not None:
+        check_header("deadline_header", deadline_header)
+
+    @web.middleware
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        request_id = _sole(request, header)
+        if request_id is None or not is_valid_request_id(request_id):
+            request_id = new_id()
+        timeout = None if deadline_header is None else _timeout(_sole(request, deadline_header))
+        request[_REQUEST_ID] = request_id
+        with request_scope(request_id, timeout), bound_contextvars(request_id=request_id):
+            try:
+                response = await handler(request)
+            except CorrelationError as error:
+                response = error_response(error)
+            except web.HTTPException as error:
+                error.headers[header] = request_id
+                raise
+        if not response.prepared:
+            response.headers[header] = request_id
+        return response
+
+    return middleware
+
+
+def check_header(name: str, value: object) -> str:
+    """Return `value`, the name of a header field. Raises TypeError or ValueError naming it."""
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a string, not {value!r:.100}")
+    if _HEADER_NAME.fullmatch(value) is None:
+        raise ValueError(f"{name} must be the name of a header field, not {value!r:.100}")
+    return value
+
+
+def _sole(request: web.Request, header: str) -> str | None:
+    """Return a header's value if the request has it once: of several, none is to be trusted."""
+    values = request.headers.getall(header, ())
+    return values[0] if len(values) == 1 else None
+
+
+def _timeout(milliseconds: str | None) -> float | None:
+    if milliseconds is None or _MILLISECONDS.fullmatch(milliseconds) is None:
+        return None
+    seconds = int(milliseconds) / 1000
+    return min(seconds, MAX_SECONDS) if seconds > 0 else None

@@ -1,0 +1,105 @@
+"""CallbackTokens: signed, expiring names for pendings, to be put into callback URLs.
+
+A token is ``v1.<id>.<expiry>.<mac>``: the id in base64url, the expiry in whole seconds since the
+epoch, and an HMAC-SHA256 (RFC 2104) over all that stands before it, in base64url too.
+"""
+
+from __future__ import annotations
+
+import binascii
+import hashlib
+import hmac
+import math
+import re
+import time
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Callable, Sequence
+
+from ..checks import check_seconds
+
+__all__ = ["CallbackTokens"]
+
+_VERSION = "v1"
+_MIN_KEY = 16  # bytes; RFC 2104 asks for as many as the hash has, and takes 16 as the least
+_MAX_ID = 512  # characters of an encoded id
+_TOKEN = re.compile(
+    rf"(v1\.([A-Za-z0-9_-]{{1,{_MAX_ID}}})\.([0-9]{{1,12}}))\.([A-Za-z0-9_-]{{43}})"
+)
+
+
+class CallbackTokens:
+    """Makes and checks tokens.
+
+    Keys rotate: put the new one first, keep the old ones until what they signed has expired.
+
+    Args:
+        keys: the secrets, newest first, each at least 16 bytes (text is taken as UTF-8). The
+            first signs, all of them are accepted.
+        clock: the time in seconds since the epoch.
+
+    Raises:
+        ValueError: there is no key, or one is too short.
+        TypeError: a key is neither bytes nor text.
+    """
+
+    def __init__(
+        self, keys: Sequence[bytes | str], *, clock: Callable[[], float] = time.time
+    ) -> None:
+        if isinstance(keys, bytes | str):
+            raise TypeError("keys must be a list of keys, newest first, not a single one")
+        if not keys:
+            raise ValueError("keys must hold at least one key, not none")
+        self._keys = [_key(at, key) for at, key in enumerate(keys)]
+        self._clock = clock
+
+    def issue(self, request_id: str, ttl: float) -> str:
+        """Return a token for `request_id` that is good for `ttl` seconds.
+
+        Raises:
+            TypeError: `request_id` is not a string.
+            ValueError: it is too long (384 bytes in UTF-8), or `ttl` out of range.
+        """
+        if not isinstance(request_id, str):
+            raise TypeError(f"request_id must be a string to go into a token, not {request_id!r}")
+        check_seconds("ttl", ttl)
+        encoded = urlsafe_b64encode(request_id.encode()).decode().rstrip("=")
+        if not 1 <= len(encoded) <= _MAX_ID:
+            raise ValueError(f"request_id must have 1 to 384 bytes, not {len(request_id.encode())}")
+        signed = f"{_VERSION}.{encoded}.{math.ceil(self._clock() + ttl)}"
+        return f"{signed}.{_mac(self._keys[0], signed)}"
+
+    def verify(self, token: str) -> str | None:
+        """Return the id of a token that is ours and has not expired, else None.
+
+        Takes the same time for every token of the right form, whatever is wrong with it.
+        """
+        form = _TOKEN.fullmatch(token)
+        if form is None:
+            return None
+        signed, encoded, expiry, mac = form.groups()
+        # The text of the MAC is compared, not its bytes: two texts can decode to the same bytes.
+        # And with every key, so that the time does not tell which one it was.
+        good = [hmac.compare_digest(_mac(key, signed), mac) for key in self._keys]
+        if not any(good) or int(expiry) <= self._clock():
+            return None
+        try:
+            return urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4)).decode()
+        except (binascii.Error, UnicodeDecodeError):  # signed by our key, but not by `issue`
+            return None
+
+    def __repr__(self) -> str:
+        return f"<CallbackTokens with {len(self._keys)} keys>"
+
+
+def _key(at: int, key: bytes | str) -> bytes:
+    if not isinstance(key, bytes | str):
+        raise TypeError(f"keys[{at}] must be bytes or text, not {type(key).__name__}")
+    raw = key.encode() if isinstance(key, str) else key
+    if len(raw) < _MIN_KEY:
+        raise ValueError(f"keys[{at}] must have at least {_MIN_KEY} bytes, not {len(raw)}")
+    return raw
+
+
+def _mac(key: bytes, signed: str) -> str:
+    digest = hmac.new(key, b"correlator callback\n" + signed.encode(), hashlib.sha256).digest()
+    return urlsafe_b64encode(digest).decode().rstrip("=")

@@ -3,7 +3,7 @@
 from .bodies import BodyTooLarge, read_bounded
 from .callbacks import CallbackClient, CallbackReply, callback_middleware, callback_route
 from .client import propagation_middleware
-from .problems import problem_response
+from .problems import error_response, problem_response
 from .server import correlation_middleware, get_correlator, setup
 from .tokens import CallbackTokens
 
@@ -15,6 +15,7 @@ __all__ = [
     "callback_middleware",
     "callback_route",
     "correlation_middleware",
+    "error_response",
     "get_correlator",
     "problem_response",
     "propagation_middleware",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from typing import Any
 
 from aiohttp import web
@@ -13,7 +14,7 @@ from structlog.contextvars import bound_contextvars
 from ..checks import MAX_SECONDS, check_seconds
 from ..context import request_scope
 from ..core import Correlator
-from ..errors import CorrelationError
+from ..errors import CorrelationError, CorrelatorClosed
 from ..ids import is_valid_request_id, new_request_id
 from .problems import error_response
 
@@ -77,7 +78,8 @@ def setup(
             yield
 
     async def drain(_app: web.Application) -> None:
-        await correlator.drain(drain_timeout)
+        with suppress(CorrelatorClosed):  # the application has closed it itself
+            await correlator.drain(drain_timeout)
 
     app[CORRELATOR] = correlator
     app.middlewares.insert(0, middleware)

@@ -1,0 +1,96 @@
+"""Runs the gateway: ``python -m examples.gateway --help``."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import signal
+import sys
+from contextlib import AsyncExitStack
+
+import structlog
+from yarl import URL
+
+from correlator import Correlator
+from correlator.aiohttp import CallbackReply, CallbackTokens
+from correlator.observers.structlog import StructlogObserver
+
+from .app import READINESS, make_app
+from .logs import configure_logging
+from .options import Options, parse_options
+from .serving import address_of, listen, serve
+from .upstream import Simulator, parse_faults
+
+_TRY = """\
+The gateway listens on {url}, its upstream is {upstream}.
+Things to try:
+
+  curl -i {url}/v1/jobs -H 'Content-Type: application/json' -d '{{"order": 42}}'
+  curl -i {url}/v1/jobs -H 'Content-Type: application/json' -H 'Prefer: respond-async' -d '{{}}'
+  curl -i {url}/v1/jobs -H 'Content-Type: application/json' -H 'Prefer: wait=1' -d '{{}}'
+  curl -i {url}/v1/jobs -H 'Content-Type: application/json' -H 'X-Request-ID: my-id' -d '{{}}'
+  curl {url}/stats
+
+Ctrl-C or SIGTERM drains it: jobs under way finish, new ones get 503. A second one stops at once.
+"""
+
+
+async def run(options: Options) -> None:
+    """Run the gateway until SIGTERM or SIGINT, then drain it."""
+    log = structlog.get_logger("gateway")
+    loop = asyncio.get_running_loop()
+    signalled: asyncio.Queue[str] = asyncio.Queue()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, signalled.put_nowait, number.name)
+
+    async with AsyncExitStack() as stack:
+        listener = listen(options.host, options.port)
+        upstream = options.upstream
+        if upstream is None:
+            faults, _ = parse_faults(list(options.simulator), "python -m examples.gateway --")
+            simulator = listen("127.0.0.1", 0)
+            runner = await serve(Simulator(faults).make_app(), simulator)
+            stack.push_async_callback(runner.cleanup)
+            upstream = URL(address_of(simulator)) / "jobs"
+        correlator: Correlator[str, CallbackReply] = Correlator(
+            timeout=options.timeout,
+            max_pending=options.max_pending,
+            observers=[StructlogObserver()],
+            name="gateway",
+        )
+        app = make_app(
+            options,
+            correlator,
+            public_url=options.public_url or URL(address_of(listener)),
+            upstream=upstream,
+            tokens=CallbackTokens(options.keys or [secrets.token_bytes(32)]),
+        )
+        runner = await serve(app, listener)
+        stack.push_async_callback(runner.cleanup)
+        print(_TRY.format(url=address_of(listener), upstream=upstream), flush=True)
+
+        name = await signalled.get()
+        app[READINESS].ready = False
+        log.info("draining", signal=name, pending=len(correlator))
+        # While it still listens: the callbacks of what is under way come in by the same door.
+        draining = asyncio.create_task(correlator.drain(options.drain))
+        again = asyncio.create_task(signalled.get())
+        await asyncio.wait([draining, again], return_when=asyncio.FIRST_COMPLETED)
+        for task in (draining, again):
+            task.cancel()
+        log.info("stopping", pending=len(correlator))
+        await correlator.aclose()
+
+
+def main() -> None:
+    """Parse the command line and run."""
+    options = parse_options()
+    configure_logging(options.log_level)
+    try:
+        asyncio.run(run(options))
+    except OSError as error:
+        sys.exit(f"cannot listen on {options.host} port {options.port}: {error.strerror or error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,232 @@
+"""The gateway's routes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import AsyncIterator
+from http import HTTPStatus
+
+import structlog
+from aiohttp import ClientSession, ClientTimeout, TCPConnector, web
+from aiohttp.typedefs import Handler
+from yarl import URL
+
+from correlator import CorrelationError, Correlator
+from correlator.aiohttp import (
+    BodyTooLarge,
+    CallbackClient,
+    CallbackReply,
+    CallbackTokens,
+    callback_route,
+    error_response,
+    get_correlator,
+    problem_response,
+    propagation_middleware,
+    read_bounded,
+    setup,
+)
+
+from .jobs import Jobs, Result
+from .logs import access_log
+from .options import Options
+from .prefer import parse_prefer
+
+__all__ = ["READINESS", "Readiness", "make_app"]
+
+_STORED_RESULTS = 64 * 1024 * 1024  # bytes of results kept for polling, all together
+
+
+class Readiness:
+    """Whether the gateway takes new jobs."""
+
+    def __init__(self) -> None:
+        self.ready = True
+
+
+OPTIONS: web.AppKey[Options] = web.AppKey("options", Options)
+UPSTREAM: web.AppKey[URL] = web.AppKey("upstream", URL)
+CLIENT: web.AppKey[CallbackClient] = web.AppKey("client", CallbackClient)
+JOBS: web.AppKey[Jobs] = web.AppKey("jobs", Jobs)
+READINESS: web.AppKey[Readiness] = web.AppKey("readiness", Readiness)
+
+
+def make_app(
+    options: Options,
+    correlator: Correlator[str, CallbackReply],
+    *,
+    public_url: URL,
+    upstream: URL,
+    tokens: CallbackTokens,
+) -> web.Application:
+    """Return the application: it sends jobs to `upstream`, which calls back at `public_url`."""
+
+    async def start(app: web.Application) -> AsyncIterator[None]:
+        app[JOBS] = Jobs(
+            ttl=options.job_ttl,
+            max_jobs=options.max_pending,
+            max_bytes=max(_STORED_RESULTS, options.max_body),
+        )
+        # No limits of aiohttp's own: how many requests there may be, and how long they may take,
+        # is the correlator's to say.
+        async with ClientSession(
+            connector=TCPConnector(limit=0),
+            middlewares=(propagation_middleware(),),
+            timeout=ClientTimeout(total=None),
+        ) as session:
+            app[CLIENT] = CallbackClient(
+                session,
+                correlator,
+                callback_url=public_url / "callbacks",
+                tokens=tokens,
+                max_body=options.max_body,
+            )
+            yield
+
+    app = web.Application(middlewares=[access_log, problems])
+    setup(app, correlator, drain_timeout=options.drain)
+    app[OPTIONS] = options
+    app[UPSTREAM] = upstream
+    app[READINESS] = Readiness()
+    app.cleanup_ctx.append(start)
+    app.add_routes(
+        [
+            web.post("/v1/jobs", post_job),
+            web.get("/v1/jobs/{id}", get_job),
+            callback_route(correlator, tokens=tokens, max_body=options.max_body),
+            web.get("/healthz", healthz),
+            web.get("/readyz", readyz),
+            web.get("/stats", stats),
+        ]
+    )
+    return app
+
+
+@web.middleware
+async def problems(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Answer every error with a problem document: aiohttp's own, ours, and those of handlers."""
+    try:
+        return await handler(request)
+    except CorrelationError as error:
+        return error_response(error)
+    except web.HTTPException as error:
+        if error.status < 400:
+            raise
+        headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
+        return problem_response(error.status, _detail(error.status), headers=headers)
+    except Exception:
+        structlog.get_logger("gateway").exception("handler_crashed")
+        return problem_response(500, "The gateway failed. This is a bug.")
+
+
+def _detail(status: int) -> str:
+    details = {
+        404: "There is nothing here. Jobs are POSTed to /v1/jobs.",
+        405: "That method is not for this resource.",
+    }
+    return details.get(status, HTTPStatus(status).description or HTTPStatus(status).phrase)
+
+
+async def post_job(request: web.Request) -> web.StreamResponse:
+    """Forward a job, and answer with its result, or with where to ask for it."""
+    options = request.app[OPTIONS]
+    preferences = parse_prefer(request.headers.getall("Prefer", ()))
+    try:
+        body = await _read_job(request, options.max_body)
+    except _BadJobError as error:
+        return problem_response(error.status, str(error))
+
+    async def work() -> CallbackReply:
+        return await request.app[CLIENT].request(
+            "POST",
+            request.app[UPSTREAM],
+            data=body,
+            headers={"Content-Type": "application/json"},
+            timeout=options.timeout,
+        )
+
+    if preferences.patience is None:
+        return _result_response(await work())
+    job = request.app[JOBS].start(work)
+    result = await job.wait(min(preferences.patience, options.timeout))
+    response = _pending_response(job.id) if result is None else _result_response(result)
+    response.headers["Preference-Applied"] = preferences.applied
+    return response
+
+
+async def get_job(request: web.Request) -> web.StreamResponse:
+    """Answer with the result of a job, or that it is under way, or that there is none."""
+    job = request.app[JOBS].get(request.match_info["id"])
+    if job is None:
+        return problem_response(404, "There is no such job, or its time is up.")
+    return _pending_response(job.id) if job.result is None else _result_response(job.result)
+
+
+async def healthz(_request: web.Request) -> web.StreamResponse:
+    """Answer that the process is alive."""
+    return web.json_response({"status": "ok"})
+
+
+async def readyz(request: web.Request) -> web.StreamResponse:
+    """Answer whether new jobs are taken."""
+    if request.app[READINESS].ready:
+        return web.json_response({"status": "ready"})
+    return problem_response(503, "The gateway is shutting down.")
+
+
+async def stats(request: web.Request) -> web.StreamResponse:
+    """Answer with the correlator's counters."""
+    return web.json_response(dataclasses.asdict(get_correlator(request).stats()))
+
+
+class _BadJobError(Exception):
+    """A job that is not one: the status, and what to tell the client."""
+
+    def __init__(self, status: int, detail: str) -> None:
+        super().__init__(detail)
+        self.status = status
+
+
+async def _read_job(request: web.Request, max_body: int) -> bytes:
+    """Return the bytes of a job, which are forwarded as they came. Raises `_BadJobError`."""
+    if request.content_type != "application/json":
+        raise _BadJobError(415, "A job is JSON: send it with Content-Type: application/json.")
+    if request.content_length is not None and request.content_length > max_body:
+        raise _BadJobError(413, f"The job is too large: more than {max_body} bytes.")
+    try:
+        body = await read_bounded(request.content, max_body)
+    except BodyTooLarge as error:
+        raise _BadJobError(413, f"The job is too large: {error}.") from None
+    except web.RequestPayloadError:
+        raise _BadJobError(400, "The body could not be read.") from None
+    try:
+        job = json.loads(body, parse_constant=_no_constant)
+    except (ValueError, RecursionError):
+        raise _BadJobError(400, "The body is not valid JSON.") from None
+    if not isinstance(job, dict):
+        raise _BadJobError(422, "A job is a JSON object.")
+    return body
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON (RFC 8259)")
+
+
+def _result_response(result: Result) -> web.Response:
+    if isinstance(result, CorrelationError):
+        return error_response(result)
+    return web.Response(
+        body=result.body,
+        headers={
+            "Content-Type": result.headers.get("Content-Type", "application/octet-stream"),
+            "X-Content-Type-Options": "nosniff",
+        },
+    )
+
+
+def _pending_response(job_id: str) -> web.Response:
+    return web.json_response(
+        {"id": job_id, "status": "pending"},
+        status=202,
+        headers={"Location": f"/v1/jobs/{job_id}", "Retry-After": "1"},
+    )

@@ -1,0 +1,59 @@
+"""Logging for the gateway: one JSON line for each thing that happens, to standard error."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+
+import structlog
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+__all__ = ["access_log", "configure_logging"]
+
+
+def configure_logging(level: str) -> None:
+    """Configure structlog and the standard library's logging. An application does this once."""
+    number = getattr(logging, level.upper())
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(number),
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    logging.basicConfig(level=max(number, logging.WARNING), stream=sys.stderr)
+    # What a hostile client sends is answered with a 4xx, which the access log shows; aiohttp's
+    # own account of it, a traceback for each, would let him fill the disk.
+    logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
+
+
+@web.middleware
+async def access_log(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Log each request with its id, its route, its status and its time.
+
+    The route is logged as it was declared: the path of a callback or of a job holds a secret.
+    """
+    started = time.perf_counter()
+    status = 500
+    try:
+        response = await handler(request)
+        status = response.status
+        return response
+    except web.HTTPException as error:
+        status = error.status
+        raise
+    finally:
+        resource = request.match_info.route.resource
+        structlog.get_logger("gateway").info(
+            "request",
+            method=request.method if request.method.isalpha() else "?",
+            route=resource.canonical if resource is not None else "none",
+            status=status,
+            ms=round((time.perf_counter() - started) * 1000, 2),
+        )

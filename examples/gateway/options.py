@@ -1,0 +1,134 @@
+"""The command line: what can be set, what is out of range, and what it says then."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from yarl import URL
+
+__all__ = ["Options", "parse_options"]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to run the gateway. Times are in seconds, sizes in bytes."""
+
+    host: str
+    port: int
+    timeout: float
+    max_pending: int
+    max_body: int
+    job_ttl: float
+    drain: float
+    public_url: URL | None
+    upstream: URL | None
+    keys: tuple[str, ...]
+    log_level: str
+    simulator: tuple[str, ...] = ()
+
+
+def seconds(text: str) -> float:
+    """Parse a number of seconds above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value <= 1e6:
+        raise argparse.ArgumentTypeError(f"must be above 0 and at most 1e6 seconds, not {text!r}")
+    return value
+
+
+def whole(least: int, most: int) -> Callable[[str], int]:
+    """Return a parser of whole numbers from `least` to `most`."""
+
+    def parse(text: str) -> int:
+        value = int(text) if text.isascii() and text.isdecimal() else least - 1
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(
+                f"must be a whole number from {least} to {most}, not {text!r}"
+            )
+        return value
+
+    return parse
+
+
+def http_url(text: str) -> URL:
+    """Parse an absolute http or https URL."""
+    try:
+        url = URL(text)
+        good = url.scheme in ("http", "https") and bool(url.host)
+    except ValueError:
+        good = False
+    if not good:
+        raise argparse.ArgumentTypeError(f"must be an absolute http(s) URL, not {text!r}")
+    return url
+
+
+def parse_options(arguments: list[str] | None = None) -> Options:
+    """Parse the command line. Leaves with status 2 and one line where it is no good."""
+    parser = argparse.ArgumentParser(
+        prog="python -m examples.gateway",
+        description="A synchronous front for an asynchronous backend: POST a job, get its result.",
+        epilog="Without --upstream it starts a simulated one on a loopback port, with the options "
+        "after `--` (see python -m examples.gateway.upstream --help). Callback tokens are signed "
+        "with the keys in GATEWAY_KEYS (comma-separated, newest first), else with a fresh one.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--host", default="127.0.0.1", help="address to listen on")
+    add("--port", type=whole(0, 65535), default=8080, help="port to listen on; 0 takes a free one")
+    add("--timeout", type=seconds, default=5.0, metavar="S", help="seconds a job may take")
+    add(
+        "--max-pending",
+        type=whole(1, 10_000_000),
+        default=10_000,
+        metavar="N",
+        help="jobs that may be under way at once; more get 503",
+    )
+    add(
+        "--max-body",
+        type=whole(1, 1 << 30),
+        default=1 << 20,
+        metavar="BYTES",
+        help="size of a job or a result at most, after decompression",
+    )
+    add(
+        "--job-ttl",
+        type=seconds,
+        default=300.0,
+        metavar="S",
+        help="seconds a result is kept for polling (Prefer: respond-async)",
+    )
+    add(
+        "--drain",
+        type=seconds,
+        default=10.0,
+        metavar="S",
+        help="seconds that jobs under way get to finish after SIGTERM",
+    )
+    add(
+        "--public-url",
+        type=http_url,
+        metavar="URL",
+        help="where the upstream reaches this gateway (default: the address it listens on)",
+    )
+    add("--upstream", type=http_url, metavar="URL", help="where jobs are sent")
+    add(
+        "--log-level",
+        choices=("debug", "info", "warning", "error"),
+        default="info",
+        help="what is logged, to standard error",
+    )
+    add("simulator", nargs="*", metavar="-- SIMULATOR OPTION", help=argparse.SUPPRESS)
+    given = vars(parser.parse_args(arguments))
+    keys = tuple(key for key in os.environ.get("GATEWAY_KEYS", "").split(",") if key)
+    if any(len(key.encode()) < 16 for key in keys):
+        parser.error("GATEWAY_KEYS must hold keys of at least 16 bytes each")
+    if given["simulator"] and given["upstream"]:
+        parser.error("options of the simulator make no sense with --upstream")
+    given["simulator"] = tuple(given["simulator"])
+    return Options(keys=keys, **given)

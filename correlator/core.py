@@ -1,41 +1,35 @@
 """Correlator: register, correlate, resolve, reject, drain.
 
-Every request that is registered ends, on every path, because there is one door in and one door out:
-`_register` is the only code that puts an entry into the store of pendings, `_settle` the only code
-that takes one out. Whatever can end a request (a reply, an error, the reaper, a cancelled caller, a
-failed send, a closed group, a shutdown) calls `_settle`, which does all there is to do in one
-synchronous step.
+The interface. How an entry comes in and goes out is in `ledger`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import contextvars
 import threading
 import weakref
 from collections.abc import Awaitable, Callable, Hashable, Iterable
 from itertools import islice
 from types import TracebackType
-from typing import Any, Generic, Literal, Self, cast
+from typing import Any, Literal, Self, cast
 
 import anyio
 from typing_extensions import TypeVar
 
-from . import refusals
-from .checks import MAX_SECONDS, check_bound, check_error, check_seconds
-from .context import ambient, enter_pending, leave_pending
-from .errors import CapacityExceeded, CorrelationError, CorrelatorClosed, fresh, shown
+from .checks import check_bound, check_error, check_seconds
+from .context import enter_pending, leave_pending
+from .errors import CorrelatorClosed
 from .group import Group
 from .ids import new_request_id
-from .memory import RememberedIds
-from .observers import Observer, notify
+from .ledger import NO_THREAD, Ledger, unhashable
+from .observers import Observer
 from .pending import Disposition, Outcome, Pending, PendingInfo
 from .reaper import Reaper
-from .sending import end_sending, interrupt_sending
+from .sending import end_sending
 from .stats import CorrelatorStats
-from .store import ExpiringStore, StoreFull
-from .waiting import Queue, Ticket
+from .store import StoreFull
+from .waiting import Ticket
 
 __all__ = ["Correlator"]
 
@@ -45,20 +39,13 @@ V = TypeVar("V", default=Any)
 _get_ident = threading.get_ident
 
 _NEW_ID: Any = new_request_id  # for the default K, which is str
-_NO_THREAD = 0  # `threading.get_ident` is never 0
-_BATCH = 256  # pendings ended in one turn of the loop; as many callers may wake in the next
-_SLICE = 0.002  # seconds the reaper works in one turn, however slow the observers are
 
 # Looked up once: an attribute of an enum costs more than a global.
 _MATCHED = Disposition.MATCHED
 _RESOLVED = Outcome.RESOLVED
-_REJECTED = Outcome.REJECTED
-_TIMED_OUT = Outcome.TIMED_OUT
-_CANCELLED = Outcome.CANCELLED
-_CLOSED = Outcome.CLOSED
 
 
-class Correlator(Generic[K, V]):
+class Correlator(Ledger[K, V]):
     """Pairs each request with the response that comes later, and ends those that get none.
 
     Use it as an async context manager. It belongs to the event loop it was entered on, and to
@@ -101,58 +88,21 @@ class Correlator(Generic[K, V]):
     ) -> None:
         if when_full not in ("reject", "wait"):
             raise ValueError(f'when_full must be "reject" or "wait", not {when_full!r}')
-        if not callable(new_id):
-            raise TypeError(f"new_id must be callable, not {new_id!r}")
-        if not isinstance(name, str):
-            raise TypeError(f"name must be a string, not {name!r}")
-        self.name = name
-        self._timeout = check_seconds("timeout", timeout)
-        self._max_pending = check_bound("max_pending", max_pending)
-        if max_pending_bytes is not None:
-            check_bound("max_pending_bytes", max_pending_bytes)
-        self._max_pending_bytes = max_pending_bytes
+        super().__init__(
+            timeout=timeout,
+            max_pending=max_pending,
+            max_pending_bytes=max_pending_bytes,
+            remember=remember,
+            max_remembered=max_remembered,
+            new_id=new_id,
+            observers=observers,
+            name=name,
+            resolution=resolution,
+        )
         self._waits = when_full == "wait"
         self._max_waiting = check_bound("max_waiting", max_waiting)
-        self._resolution = check_seconds("resolution", resolution)
-        self._new_id = new_id
-        self._observers = tuple(observers)
-        for observer in self._observers:
-            for event in ("registered", "settled", "unmatched", "refused"):
-                if not callable(getattr(observer, event, None)):
-                    raise TypeError(
-                        f"observers must have a method {event}(), not {observer!r:.100}"
-                    )
-
-        # A slot of the store is half a resolution wide: the rest is for the loop's timer.
-        width = self._resolution / 2
-        self._store: ExpiringStore[K, Pending[K, V]] = ExpiringStore(
-            resolution=width, max_size=max_pending, max_bytes=max_pending_bytes
-        )
-        self._remembered: RememberedIds[K] = RememberedIds(
-            seconds=check_seconds("remember", remember),
-            max_size=check_bound("max_remembered", max_remembered),
-            resolution=width,
-        )
         self._groups: weakref.WeakValueDictionary[str, Group[K, V]] = weakref.WeakValueDictionary()
-        self._queue: Queue[K, V] = Queue()
-        self._waiting = self._queue.tickets
-        self._emptied: anyio.Event | None = None
-
-        self._registered = 0
-        self._refused = 0
-        self._outcomes = dict.fromkeys(Outcome, 0)
-        self._dispositions = dict.fromkeys(Disposition, 0)
-
-        self._loop: asyncio.AbstractEventLoop
-        self._reaper: Reaper
-        # Which thread may call the verbs, and which may register: none, before entering and after
-        # closing (and while draining). So one comparison tells whether a call is in order.
-        self._thread = self._intake = _NO_THREAD
-        self._state: refusals.State = "new"
         self._posting = threading.Lock()
-        # What runs on behalf of all requests (timers, the reaper) runs in this context: that of
-        # whoever happened to cause it would stay referenced, with everything in it.
-        self._context = contextvars.Context()
 
     # -- life ----------------------------------------------------------------------------------
 
@@ -199,7 +149,7 @@ class Correlator(Generic[K, V]):
         check_seconds("timeout", timeout)
         self._check_thread("drain")
         self._state = "draining"
-        self._intake = _NO_THREAD
+        self._intake = NO_THREAD
         self._queue.dismiss(self._closed)
         with anyio.move_on_after(timeout):
             while self._store:
@@ -220,11 +170,11 @@ class Correlator(Generic[K, V]):
             self._check_thread("aclose")
             with self._posting:
                 self._state = "closed"
-                self._thread = self._intake = _NO_THREAD
+                self._thread = self._intake = NO_THREAD
             self._reaper.stop()
             self._queue.dismiss(self._closed)
             for pending in list(self._store.values()):
-                self._settle(pending, _CLOSED, self._closed(pending))
+                self._settle(pending, Outcome.CLOSED, self._closed(pending))
             self._remembered.clear()
         elif self._state == "new":
             self._state = "closed"
@@ -261,109 +211,6 @@ class Correlator(Generic[K, V]):
             TypeError, ValueError: an argument is no good; the message names it and its value.
         """
         return self._register(request_id, timeout, context, size, reuse, None, None, False)
-
-    def _register(
-        self,
-        request_id: K | None,
-        timeout: float | None,
-        context: Any,
-        size: int,
-        reuse: bool,
-        group: Group[K, V] | None,
-        deadline: float | None,
-        may_wait: bool,
-    ) -> Pending[K, V]:
-        """Put an entry into the store: the only code that does.
-
-        `deadline` is given for a caller from the queue, who set it when he joined. Where
-        `may_wait`, a full store raises `StoreFull`, which is no refusal yet.
-        """
-        if self._intake != _get_ident():
-            if self._thread == _get_ident():
-                raise self._refuse(self._closed())
-            raise self._out_of_order("register")
-        now = self._time()
-        from_queue = deadline is not None
-        if deadline is None:
-            if timeout is None:
-                timeout = self._timeout
-            elif timeout.__class__ is not float or not 0.0 < timeout <= MAX_SECONDS:
-                timeout = check_seconds("timeout", timeout)
-            deadline = now + timeout
-            outer = ambient.get()[1]
-            deadline = min(deadline, outer)
-        if size.__class__ is not int or size < 0:
-            check_bound("size", size, least=0)
-        if request_id is None:
-            request_id = self._new_id()
-        if deadline <= now:
-            raise self._refuse(refusals.too_late(request_id))
-        if group is not None and (group.closed or group.full):
-            raise self._refuse(refusals.group_shut(group, request_id, self._next_place()))
-        try:
-            recalled = self._remembered.has(request_id)
-            if recalled and not reuse:
-                settled_ago = self._remembered.settled_ago(request_id, now)
-                if settled_ago is not None:
-                    raise self._refuse(refusals.duplicate(request_id, settled_ago))
-            if self._waiting and not from_queue:
-                raise StoreFull  # there are others before this one
-            pending = Pending(self, request_id, now, deadline, context, size, group)
-            self._store.add(request_id, pending, deadline, size)
-        except KeyError:
-            raise self._refuse(refusals.duplicate(request_id, None)) from None
-        except StoreFull:
-            if may_wait and (self._max_pending_bytes is None or size <= self._max_pending_bytes):
-                raise
-            raise self._refuse(self._full(size)) from None
-        except TypeError:
-            raise _unhashable(request_id) from None
-        if recalled:
-            self._remembered.pop(request_id)
-        if group is not None:
-            group._members.add(pending)
-        self._registered += 1
-        if deadline < self._reaper.alarm_at:
-            self._reaper.advance()
-        if self._observers:
-            notify(self._observers, "registered", pending)
-        return pending
-
-    # -- the door out --------------------------------------------------------------------------
-
-    def _settle(self, pending: Pending[K, V], outcome: Outcome, result: Any) -> bool:
-        """End `pending`, unless it has ended: the only code that takes an entry out of the store.
-
-        `result` is the response, or the error of a rejected or closed one. Everything that has
-        to happen happens here, before anybody else runs; observers come last, since whatever
-        they do must find the work done.
-        """
-        if pending._outcome is not None:
-            return False
-        request_id = pending.request_id
-        now = self._time()
-        self._store.pop(request_id)
-        if pending._group is not None:
-            pending._group._members.discard(pending)
-        pending._outcome = outcome
-        pending._result = result
-        pending._ended_at = now
-        self._outcomes[outcome] += 1
-        self._remembered.remember(request_id, outcome, now)
-        for waiter in pending._waiters:
-            if not waiter.done():
-                waiter.set_result(None)
-        pending._waiters = ()
-        if pending._sending is not None:
-            interrupt_sending(pending, self._loop, self._context)
-        if self._observers:
-            notify(self._observers, "settled", pending)
-        if self._waiting:
-            self._queue.admit(now, self._store.fits, self._register_ticket)
-        if self._emptied is not None and not self._store:
-            self._emptied.set()
-            self._emptied = None
-        return True
 
     # -- the awaitable call --------------------------------------------------------------------
 
@@ -428,7 +275,7 @@ class Correlator(Generic[K, V]):
             except BaseException as error:
                 if pending._outcome is None:
                     pending._sending = None
-                    self._settle(pending, _CANCELLED, None)
+                    self._settle(pending, Outcome.CANCELLED, None)
                     raise
                 if not end_sending(pending, cancelling, error):
                     raise
@@ -456,7 +303,7 @@ class Correlator(Generic[K, V]):
         try:
             pending = self._store.get(request_id)
         except TypeError:
-            raise _unhashable(request_id) from None
+            raise unhashable(request_id) from None
         if pending is None:
             return self._unmatched(request_id)
         self._settle(pending, _RESOLVED, response)
@@ -476,10 +323,10 @@ class Correlator(Generic[K, V]):
         try:
             pending = self._store.get(request_id)
         except TypeError:
-            raise _unhashable(request_id) from None
+            raise unhashable(request_id) from None
         if pending is None:
             return self._unmatched(request_id)
-        self._settle(pending, _REJECTED, error)
+        self._settle(pending, Outcome.REJECTED, error)
         return _MATCHED
 
     def resolve_threadsafe(
@@ -536,6 +383,13 @@ class Correlator(Generic[K, V]):
             )
         return group
 
+    def _forget_group(self, group: Group[K, V]) -> None:
+        """Let the name of a group that closes go to a new one."""
+        if self._thread != NO_THREAD:
+            self._check_thread("Group.close")
+        if self._groups.get(group.name) is group:
+            del self._groups[group.name]
+
     def stats(self) -> CorrelatorStats:
         """Return the counters of this moment. Also before entering and after closing."""
         if self._thread == _get_ident():
@@ -582,22 +436,6 @@ class Correlator(Generic[K, V]):
     def __repr__(self) -> str:
         return f"<Correlator {self.name!r} {len(self)} of {self._max_pending} pending>"
 
-    # -- what the above is made of -------------------------------------------------------------
-
-    def _deadline(self, now: float, timeout: float | None) -> float:
-        if timeout is None:
-            timeout = self._timeout
-        elif timeout.__class__ is not float or not 0.0 < timeout <= MAX_SECONDS:
-            timeout = check_seconds("timeout", timeout)
-        return min(now + timeout, ambient.get()[1])
-
-    def _unmatched(self, request_id: K) -> Disposition:
-        disposition = self._remembered.disposition(request_id, self._time())
-        self._dispositions[disposition] += 1
-        if self._observers:
-            notify(self._observers, "unmatched", request_id, disposition)
-        return disposition
-
     async def _admit(
         self,
         request_id: K | None,
@@ -620,43 +458,6 @@ class Correlator(Generic[K, V]):
             raise self._refuse(self._full(size))
         return pending
 
-    def _register_ticket(self, ticket: Ticket[K, V]) -> Pending[K, V]:
-        return self._register(
-            ticket.request_id,
-            None,
-            ticket.context,
-            ticket.size,
-            ticket.reuse,
-            ticket.group,
-            ticket.deadline,
-            False,
-        )
-
-    def _close_group(self, group: Group[K, V], error: Exception | None) -> int:
-        if error is not None:
-            check_error("error", error)
-        if self._thread not in (_get_ident(), _NO_THREAD):
-            raise self._out_of_order("group.close")
-        group._closed = True
-        if self._groups.get(group.name) is group:
-            del self._groups[group.name]
-
-        def end(it: Pending[K, V] | Ticket[K, V]) -> Exception:
-            return refusals.group_shut(group, it.request_id) if error is None else fresh(error)
-
-        self._queue.dismiss(end, group)
-        members = list(group._members)
-        for pending in members:
-            self._settle(pending, _CLOSED, end(pending))
-        return len(members)
-
-    def _expire(self) -> None:
-        """End some of what is due: as much as fits a short turn of the loop."""
-        now = self._time()
-        batch = self._store.due(now, _BATCH)
-        while batch and self._time() - now < _SLICE:
-            self._settle(batch.pop(), _TIMED_OUT, None)
-
     def _post(
         self, verb: str, call: Callable[[K, Any], Disposition], request_id: K, what: Any
     ) -> concurrent.futures.Future[Disposition]:
@@ -672,39 +473,7 @@ class Correlator(Generic[K, V]):
         # Under the lock the state cannot change between the question and the posting, and
         # `aclose` waits a turn for what was posted: so every future gets its answer.
         with self._posting:
-            if self._thread == _NO_THREAD:
+            if self._thread == NO_THREAD:
                 raise self._out_of_order(verb)
             self._loop.call_soon_threadsafe(run, context=self._context)
         return future
-
-    # -- refusals ------------------------------------------------------------------------------
-
-    def _refuse(self, error: CorrelationError) -> CorrelationError:
-        self._refused += 1
-        if self._observers:
-            notify(self._observers, "refused", error)
-        return error
-
-    def _check_thread(self, verb: str) -> None:
-        if self._thread != _get_ident():
-            raise self._out_of_order(verb)
-
-    def _out_of_order(self, verb: str) -> CorrelatorClosed | RuntimeError:
-        return refusals.out_of_order(self.name, self._state, verb)
-
-    def _closed(self, of: Pending[K, V] | Ticket[K, V] | None = None) -> CorrelatorClosed:
-        return refusals.closed(self.name, self._state, None if of is None else of.request_id)
-
-    def _full(self, size: int) -> CapacityExceeded:
-        return refusals.full(
-            self.name, self._max_pending, self._max_pending_bytes, size, self._next_place()
-        )
-
-    def _next_place(self) -> float | None:
-        """Seconds until the pending that is due first ends, if it gets no reply before."""
-        due = self._store.next_due()
-        return None if due is None else max(0.0, due - self._time())
-
-
-def _unhashable(request_id: object) -> TypeError:
-    return TypeError(f"request_id must be hashable, not {shown(request_id)}")

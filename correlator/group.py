@@ -7,10 +7,14 @@ from typing import TYPE_CHECKING, Any, Generic
 
 from typing_extensions import TypeVar
 
-from .pending import Pending
+from .checks import check_error
+from .errors import fresh
+from .pending import Outcome, Pending
+from .refusals import group_shut
 
 if TYPE_CHECKING:
     from .core import Correlator
+    from .waiting import Ticket
 
 __all__ = ["Group"]
 
@@ -101,7 +105,20 @@ class Group(Generic[K, V]):
         Raises:
             TypeError: `error` is not an instance of `Exception`; nothing was closed.
         """
-        return self._correlator._close_group(self, error)
+        if error is not None:
+            check_error("error", error)
+        correlator = self._correlator
+        correlator._forget_group(self)
+        self._closed = True
+
+        def end(it: Pending[K, V] | Ticket[K, V]) -> Exception:
+            return group_shut(self, it.request_id) if error is None else fresh(error)
+
+        correlator._queue.dismiss(end, self)
+        members = list(self._members)
+        for pending in members:
+            correlator._settle(pending, Outcome.CLOSED, end(pending))
+        return len(members)
 
     def __repr__(self) -> str:
         limit = "" if self.max_pending is None else f" of {self.max_pending}"

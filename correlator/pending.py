@@ -15,8 +15,8 @@ from .context import enter_pending, leave_pending
 from .errors import CorrelationError, RequestTimeout, fresh, shown
 
 if TYPE_CHECKING:
-    from .core import Correlator
     from .group import Group
+    from .ledger import Ledger
     from .sending import Interruption
 
 __all__ = ["Disposition", "Outcome", "Pending", "PendingInfo"]
@@ -95,10 +95,10 @@ class Pending(Generic[K, V]):
 
     __slots__ = (
         "__weakref__",
-        "_correlator",
         "_created_at",
         "_ended_at",
         "_group",
+        "_ledger",
         "_outcome",
         "_result",
         "_sending",
@@ -116,7 +116,7 @@ class Pending(Generic[K, V]):
 
     def __init__(
         self,
-        correlator: Correlator[K, V],
+        ledger: Ledger[K, V],
         request_id: K,
         created_at: float,
         deadline: float,
@@ -124,7 +124,7 @@ class Pending(Generic[K, V]):
         size: int,
         group: Group[K, V] | None,
     ) -> None:
-        self._correlator = correlator
+        self._ledger = ledger
         self.request_id = request_id
         self._created_at = created_at
         self.deadline = deadline
@@ -143,7 +143,7 @@ class Pending(Generic[K, V]):
     @property
     def age(self) -> float:
         """Seconds since it was registered, or, once it has ended, that it was pending."""
-        until = self._correlator._time() if self._outcome is None else self._ended_at
+        until = self._ledger._time() if self._outcome is None else self._ended_at
         return until - self._created_at
 
     @property
@@ -151,7 +151,7 @@ class Pending(Generic[K, V]):
         """Seconds until its deadline; 0.0 once it has ended or the deadline has passed."""
         if self._outcome is not None:
             return 0.0
-        return max(0.0, self.deadline - self._correlator._time())
+        return max(0.0, self.deadline - self._ledger._time())
 
     @property
     def timeout(self) -> float:
@@ -171,8 +171,8 @@ class Pending(Generic[K, V]):
         """
         if self._outcome is not None:
             return False
-        self._correlator._check_thread("Pending.cancel")
-        return self._correlator._settle(self, Outcome.CANCELLED, None)
+        self._ledger._check_thread("Pending.cancel")
+        return self._ledger._settle(self, Outcome.CANCELLED, None)
 
     def __enter__(self) -> Self:
         self._token = enter_pending(self.request_id, self.deadline)
@@ -185,7 +185,7 @@ class Pending(Generic[K, V]):
         traceback: TracebackType | None,
     ) -> None:
         if self._outcome is None:
-            self._correlator._settle(self, Outcome.CANCELLED, None)
+            self._ledger._settle(self, Outcome.CANCELLED, None)
         leave_pending(self._token)
         del self._token
 
@@ -194,8 +194,8 @@ class Pending(Generic[K, V]):
             # A future for each wait, not one for the pending: a task that is cancelled cancels
             # the future it waits for, and would take the other waiters with it. It only wakes;
             # what happened stands in the pending, so no error is ever left unretrieved in it.
-            self._correlator._check_thread("await")
-            waiter = self._correlator._new_waiter()
+            self._ledger._check_thread("await")
+            waiter = self._ledger._new_waiter()
             self._waiters += (waiter,)
             try:
                 yield from waiter
@@ -215,7 +215,7 @@ class Pending(Generic[K, V]):
         if self._outcome is None:
             self._waiters = tuple(other for other in self._waiters if other is not waiter)
             if not self._waiters:
-                self._correlator._settle(self, Outcome.CANCELLED, None)
+                self._ledger._settle(self, Outcome.CANCELLED, None)
 
     def _error(self) -> Exception:
         """Return what to raise for an outcome that is not a response: a fresh object each time."""

@@ -1,0 +1,289 @@
+"""Ledger: what is pending, by which door it came in, and by which it left.
+
+Every request that is registered ends, on every path, because there is one door in and one door out:
+`Ledger._register` is the only code that puts an entry into the store of pendings, `Ledger._settle`
+the only code that takes one out. Whatever can end a request (a reply, an error, the reaper, a
+cancelled caller, a failed send, a closed group, a shutdown) calls `_settle`, which does all there is
+to do in one synchronous step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import threading
+import time
+from collections.abc import Callable, Hashable, Iterable
+from typing import TYPE_CHECKING, Any, Generic
+
+import anyio
+from typing_extensions import TypeVar
+
+from . import refusals
+from .checks import MAX_SECONDS, check_bound, check_seconds
+from .context import ambient
+from .errors import CapacityExceeded, CorrelationError, CorrelatorClosed, shown
+from .memory import RememberedIds
+from .observers import Observer, notify
+from .pending import Disposition, Outcome, Pending
+from .reaper import Reaper
+from .sending import interrupt_sending
+from .store import ExpiringStore, StoreFull
+from .waiting import Queue, Ticket
+
+if TYPE_CHECKING:
+    from .group import Group
+
+__all__ = ["NO_THREAD", "Ledger", "unhashable"]
+
+K = TypeVar("K", bound=Hashable, default=str)
+V = TypeVar("V", default=Any)
+
+_get_ident = threading.get_ident
+
+NO_THREAD = 0  # `threading.get_ident` is never 0
+_BATCH = 256  # pendings ended in one turn of the loop; as many callers may wake in the next
+_SLICE = 0.002  # seconds the reaper works in one turn, however slow the observers are
+
+
+class Ledger(Generic[K, V]):
+    """The part of `Correlator` that keeps the books. See there for the arguments."""
+
+    # The loop, and two things of it, from entering on.
+    _loop: asyncio.AbstractEventLoop
+    _time: Callable[[], float]
+    _new_waiter: Callable[[], asyncio.Future[None]]
+    _reaper: Reaper
+
+    def __init__(
+        self,
+        *,
+        timeout: float,
+        max_pending: int,
+        max_pending_bytes: int | None,
+        remember: float,
+        max_remembered: int,
+        new_id: Callable[[], K],
+        observers: Iterable[Observer],
+        name: str,
+        resolution: float,
+    ) -> None:
+        if not callable(new_id):
+            raise TypeError(f"new_id must be callable, not {new_id!r}")
+        if not isinstance(name, str):
+            raise TypeError(f"name must be a string, not {name!r}")
+        self.name = name
+        self._timeout = check_seconds("timeout", timeout)
+        self._max_pending = check_bound("max_pending", max_pending)
+        if max_pending_bytes is not None:
+            check_bound("max_pending_bytes", max_pending_bytes)
+        self._max_pending_bytes = max_pending_bytes
+        self._resolution = check_seconds("resolution", resolution)
+        self._new_id = new_id
+        self._observers = tuple(observers)
+        for observer in self._observers:
+            for event in ("registered", "settled", "unmatched", "refused"):
+                if not callable(getattr(observer, event, None)):
+                    raise TypeError(
+                        f"observers must have a method {event}(), not {observer!r:.100}"
+                    )
+
+        # A slot of the store is half a resolution wide: the rest is for the loop's timer.
+        width = self._resolution / 2
+        self._store: ExpiringStore[K, Pending[K, V]] = ExpiringStore(
+            resolution=width, max_size=max_pending, max_bytes=max_pending_bytes
+        )
+        self._remembered: RememberedIds[K] = RememberedIds(
+            seconds=check_seconds("remember", remember),
+            max_size=check_bound("max_remembered", max_remembered),
+            resolution=width,
+        )
+        self._queue: Queue[K, V] = Queue()
+        self._waiting = self._queue.tickets
+        self._emptied: anyio.Event | None = None
+
+        self._registered = 0
+        self._refused = 0
+        self._outcomes = dict.fromkeys(Outcome, 0)
+        self._dispositions = dict.fromkeys(Disposition, 0)
+
+        # Which thread may call the verbs, and which may register: none, before entering and after
+        # closing (and while draining). So one comparison tells whether a call is in order.
+        self._thread = self._intake = NO_THREAD
+        self._state: refusals.State = "new"
+        # What runs on behalf of all requests (timers, the reaper) runs in this context: that of
+        # whoever happened to cause it would stay referenced, with everything in it.
+        self._context = contextvars.Context()
+
+    # -- the door in ---------------------------------------------------------------------------
+
+    def _register(
+        self,
+        request_id: K | None,
+        timeout: float | None,
+        context: Any,
+        size: int,
+        reuse: bool,
+        group: Group[K, V] | None,
+        deadline: float | None,
+        may_wait: bool,
+    ) -> Pending[K, V]:
+        """Put an entry into the store: the only code that does.
+
+        `deadline` is given for a caller from the queue, who set it when he joined. Where
+        `may_wait`, a full store raises `StoreFull`, which is no refusal yet.
+        """
+        if self._intake != _get_ident():
+            if self._thread == _get_ident():
+                raise self._refuse(self._closed())
+            raise self._out_of_order("register")
+        now = self._time()
+        from_queue = deadline is not None
+        if deadline is None:
+            if timeout is None:
+                timeout = self._timeout
+            elif timeout.__class__ is not float or not 0.0 < timeout <= MAX_SECONDS:
+                timeout = check_seconds("timeout", timeout)
+            deadline = now + timeout
+            outer = ambient.get()[1]
+            deadline = min(deadline, outer)
+        if size.__class__ is not int or size < 0:
+            check_bound("size", size, least=0)
+        if request_id is None:
+            request_id = self._new_id()
+        if deadline <= now:
+            raise self._refuse(refusals.too_late(request_id))
+        if group is not None and (group.closed or group.full):
+            raise self._refuse(refusals.group_shut(group, request_id, self._next_place()))
+        try:
+            recalled = self._remembered.has(request_id)
+            if recalled and not reuse:
+                settled_ago = self._remembered.settled_ago(request_id, now)
+                if settled_ago is not None:
+                    raise self._refuse(refusals.duplicate(request_id, settled_ago))
+            if self._waiting and not from_queue:
+                raise StoreFull  # there are others before this one
+            pending = Pending(self, request_id, now, deadline, context, size, group)
+            self._store.add(request_id, pending, deadline, size)
+        except KeyError:
+            raise self._refuse(refusals.duplicate(request_id, None)) from None
+        except StoreFull:
+            if may_wait and (self._max_pending_bytes is None or size <= self._max_pending_bytes):
+                raise
+            raise self._refuse(self._full(size)) from None
+        except TypeError:
+            raise unhashable(request_id) from None
+        if recalled:
+            self._remembered.pop(request_id)
+        if group is not None:
+            group._members.add(pending)
+        self._registered += 1
+        if deadline < self._reaper.alarm_at:
+            self._reaper.advance()
+        if self._observers:
+            notify(self._observers, "registered", pending)
+        return pending
+
+    # -- the door out --------------------------------------------------------------------------
+
+    def _settle(self, pending: Pending[K, V], outcome: Outcome, result: Any) -> bool:
+        """End `pending`, unless it has ended: the only code that takes an entry out of the store.
+
+        `result` is the response, or the error of a rejected or closed one. Everything that has
+        to happen happens here, before anybody else runs; observers come last, since whatever
+        they do must find the work done.
+        """
+        if pending._outcome is not None:
+            return False
+        request_id = pending.request_id
+        now = self._time()
+        self._store.pop(request_id)
+        if pending._group is not None:
+            pending._group._members.discard(pending)
+        pending._outcome = outcome
+        pending._result = result
+        pending._ended_at = now
+        self._outcomes[outcome] += 1
+        self._remembered.remember(request_id, outcome, now)
+        for waiter in pending._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+        pending._waiters = ()
+        if pending._sending is not None:
+            interrupt_sending(pending, self._loop, self._context)
+        if self._observers:
+            notify(self._observers, "settled", pending)
+        if self._waiting:
+            self._queue.admit(now, self._store.fits, self._register_ticket)
+        if self._emptied is not None and not self._store:
+            self._emptied.set()
+            self._emptied = None
+        return True
+
+    # -- what the two are made of --------------------------------------------------------------
+
+    def _deadline(self, now: float, timeout: float | None) -> float:
+        if timeout is None:
+            timeout = self._timeout
+        elif timeout.__class__ is not float or not 0.0 < timeout <= MAX_SECONDS:
+            timeout = check_seconds("timeout", timeout)
+        return min(now + timeout, ambient.get()[1])
+
+    def _register_ticket(self, ticket: Ticket[K, V]) -> Pending[K, V]:
+        return self._register(
+            ticket.request_id,
+            None,
+            ticket.context,
+            ticket.size,
+            ticket.reuse,
+            ticket.group,
+            ticket.deadline,
+            False,
+        )
+
+    def _unmatched(self, request_id: K) -> Disposition:
+        disposition = self._remembered.disposition(request_id, self._time())
+        self._dispositions[disposition] += 1
+        if self._observers:
+            notify(self._observers, "unmatched", request_id, disposition)
+        return disposition
+
+    def _expire(self) -> None:
+        """End some of what is due: as much as fits a short turn of the loop."""
+        batch = self._store.due(self._time(), _BATCH)
+        until = time.monotonic() + _SLICE  # uvloop's clock stands still within a turn
+        while batch and time.monotonic() < until:
+            self._settle(batch.pop(), Outcome.TIMED_OUT, None)
+
+    # -- refusals ------------------------------------------------------------------------------
+
+    def _refuse(self, error: CorrelationError) -> CorrelationError:
+        self._refused += 1
+        if self._observers:
+            notify(self._observers, "refused", error)
+        return error
+
+    def _check_thread(self, verb: str) -> None:
+        if self._thread != _get_ident():
+            raise self._out_of_order(verb)
+
+    def _out_of_order(self, verb: str) -> CorrelatorClosed | RuntimeError:
+        return refusals.out_of_order(self.name, self._state, verb)
+
+    def _closed(self, of: Pending[K, V] | Ticket[K, V] | None = None) -> CorrelatorClosed:
+        return refusals.closed(self.name, self._state, None if of is None else of.request_id)
+
+    def _full(self, size: int) -> CapacityExceeded:
+        return refusals.full(
+            self.name, self._max_pending, self._max_pending_bytes, size, self._next_place()
+        )
+
+    def _next_place(self) -> float | None:
+        """Seconds until the pending that is due first ends, if it gets no reply before."""
+        due = self._store.next_due()
+        return None if due is None else max(0.0, due - self._time())
+
+
+def unhashable(request_id: object) -> TypeError:
+    """Return the error for an id that cannot be a key."""
+    return TypeError(f"request_id must be hashable, not {shown(request_id)}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["MAX_SECONDS", "check_bound", "check_error", "check_seconds"]
+__all__ = ["MAX_SECONDS", "check_bound", "check_callable", "check_error", "check_seconds"]
 
 MAX_SECONDS = 1e9  # about 31 years: nobody means a deadline beyond it, and clocks lose their grain
 
@@ -35,6 +35,12 @@ def check_bound(name: str, value: Any, *, least: int = 1) -> int:
     if value < least:
         raise ValueError(f"{name} must be at least {least}, not {value!r}")
     return value
+
+
+def check_callable(name: str, value: Any) -> None:
+    """Raise TypeError if `value` cannot be called."""
+    if not callable(value):
+        raise TypeError(f"{name} must be callable, not {value!r:.100}")
 
 
 def check_error(name: str, value: Any) -> Exception:

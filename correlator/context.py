@@ -31,10 +31,10 @@ class PendingRef(NamedTuple):
     deadline: float
 
 
-Scope = tuple[str | None, float, Any]
-"""The ambient request id, the ambient deadline (seconds, or infinity), the pending at hand's id.
+Scope = tuple[str | None, float, tuple[Any, float] | None]
+"""The ambient request id, the ambient deadline (seconds, or infinity), and the pending at hand.
 
-A plain tuple in one variable, since one is set and read on the path of every request.
+Plain tuples in one variable, since it is read for every request, and set for most.
 """
 
 _NO_DEADLINE = float("inf")
@@ -49,8 +49,8 @@ def current_request_id() -> str | None:
 
 def current_pending() -> PendingRef | None:
     """Return the pending whose ``with`` block or ``send`` the caller runs in, or None."""
-    _, deadline, pending_id = ambient.get()
-    return None if pending_id is None else PendingRef(pending_id, deadline)
+    pending = ambient.get()[2]
+    return None if pending is None else PendingRef(*pending)
 
 
 def current_deadline() -> float | None:
@@ -81,11 +81,11 @@ def request_scope(request_id: str | None = None, timeout: float | None = None) -
     Raises:
         TypeError, ValueError: `timeout` is no number, or not above 0 and at most 1e9.
     """
-    outer_id, deadline, pending_id = ambient.get()
+    outer_id, deadline, pending = ambient.get()
     if timeout is not None:
         timeout = check_seconds("timeout", timeout)
         deadline = min(deadline, asyncio.get_running_loop().time() + timeout)
-    token = ambient.set((outer_id if request_id is None else request_id, deadline, pending_id))
+    token = ambient.set((outer_id if request_id is None else request_id, deadline, pending))
     try:
         yield
     finally:
@@ -94,7 +94,7 @@ def request_scope(request_id: str | None = None, timeout: float | None = None) -
 
 def enter_pending(request_id: Any, deadline: float) -> Token[Scope]:
     """Make a pending the one at hand, and its deadline the ambient one."""
-    return ambient.set((ambient.get()[0], deadline, request_id))
+    return ambient.set((ambient.get()[0], deadline, (request_id, deadline)))
 
 
 def leave_pending(token: Token[Scope]) -> None:

@@ -17,7 +17,7 @@ from typing import Any, Literal, Self, cast
 import anyio
 from typing_extensions import TypeVar
 
-from .checks import check_bound, check_error, check_seconds
+from .checks import check_bound, check_callable, check_error, check_seconds
 from .context import enter_pending, leave_pending
 from .errors import CorrelatorClosed
 from .group import Group
@@ -26,7 +26,7 @@ from .ledger import NO_THREAD, Ledger, unhashable
 from .observers import Observer
 from .pending import Disposition, Outcome, Pending, PendingInfo
 from .reaper import Reaper
-from .sending import end_sending
+from .sending import deliver_cancellation, end_sending
 from .stats import CorrelatorStats
 from .store import StoreFull
 from .waiting import Ticket
@@ -150,7 +150,7 @@ class Correlator(Ledger[K, V]):
         self._check_thread("drain")
         self._state = "draining"
         self._intake = NO_THREAD
-        self._queue.dismiss(self._closed)
+        self._queue.dismiss(lambda ticket: self._refuse(self._closed(ticket)))
         with anyio.move_on_after(timeout):
             while self._store:
                 emptied = self._emptied = self._emptied or anyio.Event()
@@ -172,13 +172,13 @@ class Correlator(Ledger[K, V]):
                 self._state = "closed"
                 self._thread = self._intake = NO_THREAD
             self._reaper.stop()
-            self._queue.dismiss(self._closed)
+            self._queue.dismiss(lambda ticket: self._refuse(self._closed(ticket)))
             for pending in list(self._store.values()):
                 self._settle(pending, Outcome.CLOSED, self._closed(pending))
             self._remembered.clear()
-        elif self._state == "new":
-            self._state = "closed"
-            return
+        self._state = "closed"
+        if not hasattr(self, "_reaper"):
+            return  # it was never entered
         await self._reaper.wait_stopped()
         await asyncio.sleep(0)  # what other threads posted before the close gets its answer
 
@@ -243,8 +243,8 @@ class Correlator(Ledger[K, V]):
             DuplicateRequest, CorrelatorClosed, TypeError, ValueError: as `register`.
             Exception: what `reject` was given, or what `send` raised.
         """
-        if send is not None and not callable(send):
-            raise TypeError(f"send must be callable, not {send!r:.100}")
+        if send is not None:
+            check_callable("send", send)
         if self._waits:
             pending = await self._admit(request_id, timeout, context, size, reuse, None)
         else:
@@ -254,7 +254,7 @@ class Correlator(Ledger[K, V]):
         # `return await pending`, written out: a generator less on the path of every request.
         if pending._outcome is None:
             waiter = self._new_waiter()
-            pending._waiters = (waiter,)
+            pending._waiters += (waiter,)
             try:
                 await waiter
             except BaseException:
@@ -277,13 +277,16 @@ class Correlator(Ledger[K, V]):
                     pending._sending = None
                     self._settle(pending, Outcome.CANCELLED, None)
                     raise
-                if not end_sending(pending, cancelling, error):
+                ending = end_sending(pending, cancelling, error)
+                if ending == "raise":
                     raise
+                if ending == "cancelled":
+                    await deliver_cancellation(error)
             else:
                 if pending._outcome is None:
                     pending._sending = None
-                else:
-                    end_sending(pending, cancelling, None)
+                elif end_sending(pending, cancelling, None) == "cancelled":
+                    await deliver_cancellation(None)
             finally:
                 leave_pending(token)
         return await pending
@@ -412,8 +415,7 @@ class Correlator(Ledger[K, V]):
 
     def pending(self, limit: int | None = None) -> list[PendingInfo]:
         """Return what is pending, oldest first, at most `limit` of it."""
-        if limit is not None:
-            check_bound("limit", limit)
+        limit = len(self) if limit is None else min(check_bound("limit", limit), len(self))
         return [
             PendingInfo(
                 request_id=pending.request_id,
@@ -447,13 +449,16 @@ class Correlator(Ledger[K, V]):
     ) -> Pending[K, V]:
         """Register, or wait for a place and let whoever frees it register."""
         try:
-            return self._register(request_id, timeout, context, size, reuse, group, None, True)
+            return self._register(
+                request_id, timeout, context, size, reuse, group, None, self._waits
+            )
         except StoreFull:
             if len(self._waiting) >= self._max_waiting:
                 raise self._refuse(self._full(size)) from None
         deadline = self._deadline(self._time(), timeout)
-        ticket = Ticket(request_id, context, size, reuse, group, deadline)
-        pending = await self._queue.wait(ticket)
+        # No variable for the ticket: it holds the error it may be answered with, whose traceback
+        # will hold this frame.
+        pending = await self._queue.wait(Ticket(request_id, context, size, reuse, group, deadline))
         if pending is None:
             raise self._refuse(self._full(size))
         return pending

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, Generic
 
 from typing_extensions import TypeVar
 
-from .checks import check_error
+from .checks import check_callable, check_error
 from .errors import fresh
 from .pending import Outcome, Pending
-from .refusals import group_shut
+from .refusals import group_closed
 
 if TYPE_CHECKING:
     from .core import Correlator
@@ -89,6 +89,8 @@ class Group(Generic[K, V]):
 
         The group's own limit refuses at once (429), also where the correlator waits when full.
         """
+        if send is not None:
+            check_callable("send", send)
         correlator = self._correlator
         pending = await correlator._admit(request_id, timeout, context, size, reuse, self)
         return await (pending if send is None else correlator._exchange(pending, send))
@@ -111,13 +113,15 @@ class Group(Generic[K, V]):
         correlator._forget_group(self)
         self._closed = True
 
-        def end(it: Pending[K, V] | Ticket[K, V]) -> Exception:
-            return group_shut(self, it.request_id) if error is None else fresh(error)
+        def dismissed(ticket: Ticket[K, V]) -> Exception:
+            refusal = correlator._refuse(group_closed(self, ticket))
+            return refusal if error is None else fresh(error)
 
-        correlator._queue.dismiss(end, self)
+        correlator._queue.dismiss(dismissed, self)
         members = list(self._members)
         for pending in members:
-            correlator._settle(pending, Outcome.CLOSED, end(pending))
+            end = group_closed(self, pending) if error is None else fresh(error)
+            correlator._settle(pending, Outcome.CLOSED, end)
         return len(members)
 
     def __repr__(self) -> str:

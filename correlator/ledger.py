@@ -3,8 +3,8 @@
 Every request that is registered ends, on every path, because there is one door in and one door out:
 `Ledger._register` is the only code that puts an entry into the store of pendings, `Ledger._settle`
 the only code that takes one out. Whatever can end a request (a reply, an error, the reaper, a
-cancelled caller, a failed send, a closed group, a shutdown) calls `_settle`, which does all there is
-to do in one synchronous step.
+cancelled caller, a failed send, a closed group, a shutdown) calls `_settle`, which does all there
+is to do in one synchronous step.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ import anyio
 from typing_extensions import TypeVar
 
 from . import refusals
-from .checks import MAX_SECONDS, check_bound, check_seconds
+from .checks import MAX_SECONDS, check_bound, check_callable, check_seconds
 from .context import ambient
 from .errors import CapacityExceeded, CorrelationError, CorrelatorClosed, shown
 from .memory import RememberedIds
-from .observers import Observer, notify
+from .observers import Observer, check_observers, notify
 from .pending import Disposition, Outcome, Pending
 from .reaper import Reaper
 from .sending import interrupt_sending
@@ -41,6 +41,7 @@ V = TypeVar("V", default=Any)
 
 _get_ident = threading.get_ident
 
+_FINEST = 1e-6  # seconds; a clock that has run for a while knows no finer ones
 NO_THREAD = 0  # `threading.get_ident` is never 0
 _BATCH = 256  # pendings ended in one turn of the loop; as many callers may wake in the next
 _SLICE = 0.002  # seconds the reaper works in one turn, however slow the observers are
@@ -68,8 +69,7 @@ class Ledger(Generic[K, V]):
         name: str,
         resolution: float,
     ) -> None:
-        if not callable(new_id):
-            raise TypeError(f"new_id must be callable, not {new_id!r}")
+        check_callable("new_id", new_id)
         if not isinstance(name, str):
             raise TypeError(f"name must be a string, not {name!r}")
         self.name = name
@@ -79,14 +79,10 @@ class Ledger(Generic[K, V]):
             check_bound("max_pending_bytes", max_pending_bytes)
         self._max_pending_bytes = max_pending_bytes
         self._resolution = check_seconds("resolution", resolution)
+        if resolution < _FINEST:
+            raise ValueError(f"resolution must be at least {_FINEST} seconds, not {resolution!r}")
         self._new_id = new_id
-        self._observers = tuple(observers)
-        for observer in self._observers:
-            for event in ("registered", "settled", "unmatched", "refused"):
-                if not callable(getattr(observer, event, None)):
-                    raise TypeError(
-                        f"observers must have a method {event}(), not {observer!r:.100}"
-                    )
+        self._observers = check_observers("observers", observers)
 
         # A slot of the store is half a resolution wide: the rest is for the loop's timer.
         width = self._resolution / 2
@@ -98,7 +94,7 @@ class Ledger(Generic[K, V]):
             max_size=check_bound("max_remembered", max_remembered),
             resolution=width,
         )
-        self._queue: Queue[K, V] = Queue()
+        self._queue: Queue[K, V] = Queue(self._store.fits, self._register_ticket)
         self._waiting = self._queue.tickets
         self._emptied: anyio.Event | None = None
 
@@ -153,8 +149,11 @@ class Ledger(Generic[K, V]):
             request_id = self._new_id()
         if deadline <= now:
             raise self._refuse(refusals.too_late(request_id))
-        if group is not None and (group.closed or group.full):
-            raise self._refuse(refusals.group_shut(group, request_id, self._next_place()))
+        if group is not None:
+            if group.closed:
+                raise self._refuse(refusals.group_closed(group, None))
+            if group.full:
+                raise self._refuse(refusals.group_full(group, request_id, self._next_place()))
         try:
             recalled = self._remembered.has(request_id)
             if recalled and not reuse:
@@ -214,7 +213,7 @@ class Ledger(Generic[K, V]):
         if self._observers:
             notify(self._observers, "settled", pending)
         if self._waiting:
-            self._queue.admit(now, self._store.fits, self._register_ticket)
+            self._queue.admit()
         if self._emptied is not None and not self._store:
             self._emptied.set()
             self._emptied = None
@@ -251,7 +250,7 @@ class Ledger(Generic[K, V]):
     def _expire(self) -> None:
         """End some of what is due: as much as fits a short turn of the loop."""
         batch = self._store.due(self._time(), _BATCH)
-        until = time.monotonic() + _SLICE  # uvloop's clock stands still within a turn
+        until = time.monotonic() + _SLICE  # real time, whatever clock the loop goes by
         while batch and time.monotonic() < until:
             self._settle(batch.pop(), Outcome.TIMED_OUT, None)
 
@@ -271,7 +270,7 @@ class Ledger(Generic[K, V]):
         return refusals.out_of_order(self.name, self._state, verb)
 
     def _closed(self, of: Pending[K, V] | Ticket[K, V] | None = None) -> CorrelatorClosed:
-        return refusals.closed(self.name, self._state, None if of is None else of.request_id)
+        return refusals.closed(self.name, self._state, of)
 
     def _full(self, size: int) -> CapacityExceeded:
         return refusals.full(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
+from math import floor
 
 from typing_extensions import TypeVar
 
@@ -40,7 +41,7 @@ class RememberedIds(ExpiringStore[K, Outcome]):
         if now >= self._next_slot_at:
             self.forget(now)
             self._next_slot_at = now + self._resolution
-            self._open(int((self._next_slot_at + self.seconds) * self._per_second) + 1)
+            self._open(floor((self._next_slot_at + self.seconds) * self._per_second) + 1)
         if len(self._entries) >= self._max_size:
             self._make_room(0)
         slot = self._newest
@@ -51,6 +52,11 @@ class RememberedIds(ExpiringStore[K, Outcome]):
         """Drop some of what is past its time."""
         self.purge(now, _AT_ONCE)
         self._next_slot_at = float("-inf")  # an empty slot is gone now, also the newest
+
+    def clear(self) -> None:
+        """Forget everything."""
+        super().clear()
+        self._next_slot_at = float("-inf")
 
     def settled_ago(self, request_id: K, now: float) -> float | None:
         """Return how many seconds ago a request settled, or None if it is not remembered.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Generator, Hashable
+from contextvars import Token
 from dataclasses import dataclass
 from enum import StrEnum
 from types import TracebackType
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, Self
 
 from typing_extensions import TypeVar
 
-from .context import enter_pending, leave_pending
+from .context import Scope, enter_pending, leave_pending
 from .errors import CorrelationError, RequestTimeout, fresh, shown
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class Outcome(StrEnum):
     TIMED_OUT = "timed_out"
     """The deadline passed."""
     CANCELLED = "cancelled"
-    """The caller left: cancelled, its send failed, or it called `Pending.cancel`."""
+    """The caller left (it was cancelled, its send failed, or `Pending.cancel` was called)."""
     CLOSED = "closed"
     """The correlator, or the pending's group, was closed."""
 
@@ -49,7 +50,7 @@ class Disposition(StrEnum):
     MATCHED = "matched"
     """It settled the request it belongs to."""
     LATE = "late"
-    """The request had ended without a reply: timed out, cancelled or closed."""
+    """The request had ended without a reply (timed out, cancelled or closed)."""
     DUPLICATE = "duplicate"
     """The request had been answered already."""
     UNKNOWN = "unknown"
@@ -63,7 +64,7 @@ class PendingInfo:
     Attributes:
         request_id: the id that pairs it.
         age: seconds since it was registered.
-        remaining: seconds until its deadline; negative when the reaper is about to end it.
+        remaining: seconds until its deadline, 0.0 when the reaper is about to end it.
         size: bytes it counts against `max_pending_bytes`.
         group: its group's name, or None.
     """
@@ -79,7 +80,8 @@ class Pending(Generic[K, V]):
     """A registered request whose response has not come, and, once it has ended, how it did.
 
     Awaiting it gives the response, or raises what ended it. It may be awaited by several tasks
-    and several times; a task that is cancelled while it is the only one waiting ends the request.
+    and several times. A task that is cancelled while it is the only one waiting ends the request,
+    unless the request is in a ``with`` block, which ends it by being left.
 
     As a context manager it is ended by leaving the block. In the block it is the pending at hand
     (`current_pending`), and its deadline is the ambient one.
@@ -102,7 +104,7 @@ class Pending(Generic[K, V]):
         "_outcome",
         "_result",
         "_sending",
-        "_token",
+        "_tokens",
         "_waiters",
         "context",
         "deadline",
@@ -112,7 +114,6 @@ class Pending(Generic[K, V]):
 
     _ended_at: float
     _result: Any  # the response, or the error of a rejected or closed one
-    _token: Any
 
     def __init__(
         self,
@@ -133,6 +134,7 @@ class Pending(Generic[K, V]):
         self._group = group
         self._outcome: Outcome | None = None
         self._waiters: tuple[asyncio.Future[None], ...] = ()
+        self._tokens: tuple[Token[Scope], ...] = ()
         self._sending: asyncio.Task[Any] | Interruption | None = None
 
     @property
@@ -155,7 +157,7 @@ class Pending(Generic[K, V]):
 
     @property
     def timeout(self) -> float:
-        """Seconds it was given in all: its own timeout, or less under an ambient deadline."""
+        """Seconds it was given in all, which is its own timeout, or less by an ambient deadline."""
         return self.deadline - self._created_at
 
     @property
@@ -175,7 +177,8 @@ class Pending(Generic[K, V]):
         return self._ledger._settle(self, Outcome.CANCELLED, None)
 
     def __enter__(self) -> Self:
-        self._token = enter_pending(self.request_id, self.deadline)
+        token = enter_pending(self.request_id, self.deadline)
+        self._tokens = (*self._tokens, token)
         return self
 
     def __exit__(
@@ -184,10 +187,10 @@ class Pending(Generic[K, V]):
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._outcome is None:
-            self._ledger._settle(self, Outcome.CANCELLED, None)
-        leave_pending(self._token)
-        del self._token
+        self.cancel()
+        *outer, token = self._tokens
+        self._tokens = tuple(outer)
+        leave_pending(token)
 
     def __await__(self) -> Generator[Any, None, V]:
         if self._outcome is None:
@@ -211,10 +214,10 @@ class Pending(Generic[K, V]):
         raise self._error()
 
     def _abandon(self, waiter: asyncio.Future[None]) -> None:
-        """Stop waiting. The last to leave ends the request."""
+        """Stop waiting. The last to leave ends the request, unless somebody still works for it."""
         if self._outcome is None:
             self._waiters = tuple(other for other in self._waiters if other is not waiter)
-            if not self._waiters:
+            if not self._waiters and not self._tokens and self._sending is None:
                 self._ledger._settle(self, Outcome.CANCELLED, None)
 
     def _error(self) -> Exception:

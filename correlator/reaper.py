@@ -73,7 +73,8 @@ class Reaper:
 
     async def wait_stopped(self) -> None:
         """Wait until its task has ended."""
-        await asyncio.wait([self._task])
+        if not self._task.done():
+            await asyncio.wait([self._task])
 
     def _start(self) -> None:
         if self._stopped:
@@ -123,7 +124,9 @@ class Reaper:
         if self._stopped:
             return
         self.restarts += 1
-        cause = "was cancelled" if task.cancelled() else f"died of {task.exception()!r}"
+        cause = (
+            "was cancelled" if task.cancelled() else f"died of {type(task.exception()).__name__}"
+        )
         _log.error("the reaper of correlator %r %s; starting it again", self._name, cause)
         again_at = max(self._loop.time(), self._started_at + self._resolution)
         self._loop.call_at(again_at, self._start, context=self._context)

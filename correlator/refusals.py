@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from .errors import (
     CapacityExceeded,
@@ -11,11 +11,24 @@ from .errors import (
     RequestTimeout,
     shown,
 )
+from .pending import Pending
 
 if TYPE_CHECKING:
     from .group import Group
+    from .waiting import Ticket
 
-__all__ = ["State", "closed", "duplicate", "full", "group_shut", "out_of_order", "too_late"]
+Request: TypeAlias = "Pending[Any, Any] | Ticket[Any, Any]"
+
+__all__ = [
+    "State",
+    "closed",
+    "duplicate",
+    "full",
+    "group_closed",
+    "group_full",
+    "out_of_order",
+    "too_late",
+]
 
 State = Literal["new", "open", "draining", "closed"]
 
@@ -40,11 +53,10 @@ def out_of_order(name: str, state: State, verb: str) -> CorrelatorClosed | Runti
     )
 
 
-def closed(name: str, state: State, request_id: Any, age: float | None = None) -> CorrelatorClosed:
+def closed(name: str, state: State, of: Request | None) -> CorrelatorClosed:
     """The correlator takes no more requests, or has ended this one."""
     why = "is draining and takes no new requests" if state == "draining" else "was closed"
-    subject = "" if request_id is None else f"request {shown(request_id)}: "
-    return CorrelatorClosed(f"{subject}correlator {name!r} {why}", request_id=request_id, age=age)
+    return CorrelatorClosed(f"{_subject(of)}correlator {name!r} {why}", **_facts(of))
 
 
 def too_late(request_id: Any) -> RequestTimeout:
@@ -78,15 +90,28 @@ def full(
     return CapacityExceeded(f"correlator {name!r} is full: {why}", retry_after=retry_after)
 
 
-def group_shut(
-    group: Group[Any, Any], request_id: Any, retry_after: float | None = None
-) -> CorrelatorClosed | CapacityExceeded:
-    """The group is closed, or at its own limit."""
-    if group.closed:
-        return CorrelatorClosed(f"group {group.name!r} was closed", request_id=request_id)
+def group_closed(group: Group[Any, Any], of: Request | None) -> CorrelatorClosed:
+    """The group takes no more requests, or has ended this one."""
+    return CorrelatorClosed(f"{_subject(of)}group {group.name!r} was closed", **_facts(of))
+
+
+def group_full(
+    group: Group[Any, Any], request_id: Any, retry_after: float | None
+) -> CapacityExceeded:
+    """The group is at its own limit; a place is free in `retry_after` seconds at the latest."""
     return CapacityExceeded(
         f"group {group.name!r} is full: it is at max_pending={group.max_pending}",
         request_id=request_id,
         retry_after=retry_after,
         status=429,
     )
+
+
+def _subject(of: Request | None) -> str:
+    return "" if of is None or of.request_id is None else f"request {shown(of.request_id)}: "
+
+
+def _facts(of: Request | None) -> dict[str, Any]:
+    if isinstance(of, Pending):
+        return {"request_id": of.request_id, "age": of.age, "timeout": of.timeout}
+    return {"request_id": None if of is None else of.request_id}

@@ -10,30 +10,49 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextvars import Context
-from typing import Any
+from typing import Any, Literal, NoReturn
 
 from .errors import shown
 from .pending import Outcome, Pending
 
-__all__ = ["Interruption", "end_sending", "interrupt_sending"]
+__all__ = ["Interruption", "deliver_cancellation", "end_sending", "interrupt_sending"]
 
 _log = logging.getLogger("correlator")
 
 
+_AGAIN = 1.0  # seconds until a send that goes on in spite of an interruption gets another
+
+
 class Interruption:
-    """Will interrupt a send, or has done so."""
+    """Will interrupt a send, or has done so, so many times."""
 
-    __slots__ = ("done", "handle", "task")
+    __slots__ = ("_context", "_handle", "_loop", "_task", "times")
 
-    def __init__(self, task: asyncio.Task[Any]) -> None:
-        self.task = task
-        self.done = False
-        self.handle: asyncio.Handle
+    def __init__(
+        self, task: asyncio.Task[Any], loop: asyncio.AbstractEventLoop, at: float, context: Context
+    ) -> None:
+        self._task = task
+        self._loop = loop
+        self._context = context
+        self.times = 0
+        self._schedule(at)
 
-    def interrupt(self) -> None:
-        """Cancel the task that sends."""
-        self.done = True
-        self.task.cancel()
+    def _schedule(self, at: float) -> None:
+        self._handle = self._loop.call_at(at, self._interrupt, context=self._context)
+
+    def _interrupt(self) -> None:
+        self.times += 1
+        self._task.cancel()
+        # A cancellation can get lost in the send: `asyncio.wait_for` before Python 3.12 drops one
+        # that comes together with the result (python/cpython#86296).
+        self._schedule(self._loop.time() + _AGAIN)
+
+    def end(self) -> int:
+        """Interrupt no more, take back what was done, and return how many cancellations stand."""
+        self._handle.cancel()
+        for _ in range(self.times):
+            self._task.uncancel()
+        return self._task.cancelling()
 
 
 def interrupt_sending(
@@ -48,16 +67,14 @@ def interrupt_sending(
     is struck at its next await, wherever that is.
     """
     assert isinstance(pending._sending, asyncio.Task)
-    pending._sending = interruption = Interruption(pending._sending)
-    if pending.outcome is Outcome.RESOLVED:
-        call_at, when = loop.call_at, pending.deadline
-        interruption.handle = call_at(when, interruption.interrupt, context=context)
-    else:
-        interruption.handle = loop.call_soon(interruption.interrupt, context=context)
+    at = pending.deadline if pending.outcome is Outcome.RESOLVED else loop.time()
+    pending._sending = Interruption(pending._sending, loop, at, context)
 
 
-def end_sending(pending: Pending[Any, Any], cancelling: int, error: BaseException | None) -> bool:
-    """Close the books on a send whose request settled meanwhile.
+def end_sending(
+    pending: Pending[Any, Any], cancelling: int, error: BaseException | None
+) -> Literal["over", "raise", "cancelled"]:
+    """Close the books on a send whose request settled meanwhile, and say what its caller gets.
 
     Args:
         pending: what was being sent.
@@ -65,26 +82,46 @@ def end_sending(pending: Pending[Any, Any], cancelling: int, error: BaseExceptio
         error: what the send raised, or None.
 
     Returns:
-        Whether `error` is dealt with, because what the caller gets is how the request ended.
-
-    Raises:
-        asyncio.CancelledError: the caller was cancelled too, and the send kept that to itself.
+        ``"over"``: what ended the request. ``"raise"``: `error`. ``"cancelled"``: a cancellation of
+        his own that the send kept to itself; see `deliver_cancellation`.
     """
     interruption, pending._sending = pending._sending, None
     assert isinstance(interruption, Interruption)
-    interruption.handle.cancel()
-    caller_cancelled = interruption.done and interruption.task.uncancel() > cancelling
+    caller_cancelled = interruption.end() > cancelling
     if isinstance(error, asyncio.CancelledError):
-        return interruption.done and not caller_cancelled
-    if caller_cancelled:
-        raise asyncio.CancelledError from error
-    if not isinstance(error, Exception):
-        return False
-    # The request is over, and that is what its caller gets; the error must not get lost.
-    _log.warning(
-        "the send of request %s failed with %s after the request was %s",
-        shown(pending.request_id),
-        type(error).__name__,
-        pending.outcome,
-    )
-    return True
+        return "over" if interruption.times and not caller_cancelled else "raise"
+    if error is not None and not isinstance(error, Exception):
+        return "raise"
+    if caller_cancelled and (interruption.times if error is None else _hides_cancellation(error)):
+        return "cancelled"
+    if error is not None:
+        # The request is over, and that is what its caller gets; the error must not get lost.
+        _log.warning(
+            "the send of request %s failed with %s after the request was %s",
+            shown(pending.request_id),
+            type(error).__name__,
+            pending.outcome,
+        )
+    return "over"
+
+
+def _hides_cancellation(error: BaseException | None) -> bool:
+    """Tell whether `error` was raised in answer to a cancellation.
+
+    That one stands is not enough: a `TaskGroup` of Python 3.11 that failed leaves one standing that
+    never was (python/cpython#95289).
+    """
+    while error is not None and not isinstance(error, asyncio.CancelledError):
+        error = error.__context__
+    return error is not None
+
+
+async def deliver_cancellation(cause: BaseException | None) -> NoReturn:
+    """Raise the cancellation that a send kept to itself, in place of what the send did.
+
+    An anyio scope takes only a cancellation of its own for one, and delivers it anew in each turn
+    that its task waits: so the scopes come first.
+    """
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    raise asyncio.CancelledError from cause

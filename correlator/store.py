@@ -14,6 +14,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Hashable, Iterator
 from heapq import heapify, heappop, heappush
+from itertools import islice
+from math import floor
 from typing import Generic
 
 from typing_extensions import TypeVar
@@ -27,7 +29,7 @@ V = TypeVar("V", default=object)
 # fraction outweighs what multiplying by a rounded reciprocal can lose.
 _NEVER_EARLY = 1.00001
 _EVICTED_AT_ONCE = 4096
-_NO_TICK = -1
+_NO_TICK = -(2**62)  # no clock stands there
 
 
 class StoreFull(Exception):
@@ -142,7 +144,7 @@ class ExpiringStore(Generic[K, V]):
             raise KeyError(key)
         if len(entries) >= self._max_size or (size and self.bytes + size > self._max_bytes):
             self._make_room(size)
-        tick = int(expires_at * self._per_second + _NEVER_EARLY)
+        tick = floor(expires_at * self._per_second + _NEVER_EARLY)
         slot = self._newest
         if slot.tick != tick:
             slot = self._open(tick)
@@ -206,7 +208,10 @@ class ExpiringStore(Generic[K, V]):
             slot = self._head or self._soonest()
             if slot is None or slot.tick * self._resolution > now:
                 break
-            removed += self._drop_from(slot, limit - removed)
+            # From the back, for the reason that `due` gives.
+            keys = [slot.popitem()[0] for _ in range(min(len(slot), limit - removed))]
+            self._drop(slot, keys)
+            removed += len(keys)
         return removed
 
     def _open(self, tick: int) -> _Slot[K, V]:
@@ -257,20 +262,22 @@ class ExpiringStore(Generic[K, V]):
         while not self.fits(size):
             slot = self._head or self._soonest()
             assert slot is not None, "a store at its bound holds something"
-            # Several at once, so that the cost of finding them is shared.
-            self._drop_from(slot, min(_EVICTED_AT_ONCE, len(self._entries) // 16 or 1))
+            # A share of them at once: looking from the front steps over what has gone there, and
+            # so it is paid for.
+            count = max(1, min(_EVICTED_AT_ONCE, len(self._entries) // 16))
+            keys = list(islice(slot, count))
+            if len(keys) == len(slot):
+                slot.clear()
+            else:
+                for key in keys:
+                    del slot[key]
+            self._drop(slot, keys)
 
-    def _drop_from(self, slot: _Slot[K, V], limit: int) -> int:
-        count = min(limit, len(slot))
-        if count == len(slot):
-            keys = list(slot)
-            slot.clear()
-        else:
-            keys = [slot.popitem()[0] for _ in range(count)]
+    def _drop(self, slot: _Slot[K, V], keys: list[K]) -> None:
+        """Forget keys that were just taken out of `slot`, and the slot if it is empty."""
         for key in keys:
             del self._entries[key]
             if self._sizes:
                 self.bytes -= self._sizes.pop(key, 0)
         if not slot and slot is not self._newest and self._slots.get(slot.tick) is slot:
             del self._slots[slot.tick]
-        return count

@@ -49,15 +49,25 @@ class Ticket(Generic[K, V]):
 class Queue(Generic[K, V]):
     """Who waits for a place. Whoever frees one calls `admit`, which registers the next in line.
 
+    Args:
+        fits: whether an entry of that size may be registered now.
+        register: registers the holder of a ticket.
+
     Attributes:
         tickets: who waits, first come first; true if anybody does.
 
     The place is taken in that same step, not when the caller wakes, so nobody slips in between.
     """
 
-    __slots__ = ("tickets",)
+    __slots__ = ("_fits", "_register", "tickets")
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        fits: Callable[[int], bool],
+        register: Callable[[Ticket[K, V]], Pending[K, V]],
+    ) -> None:
+        self._fits = fits
+        self._register = register
         # An OrderedDict keeps a linked list: leaving from the middle and looking at the front
         # are O(1), where the front of a plain dict that is being emptied is not.
         self.tickets: OrderedDict[Ticket[K, V], None] = OrderedDict()
@@ -79,7 +89,9 @@ class Queue(Generic[K, V]):
                     granted.cancel()
             raise
         finally:
-            self.tickets.pop(ticket, None)
+            if ticket in self.tickets:
+                del self.tickets[ticket]
+                self.admit()  # whoever was behind may fit where this one did not
         if not ticket.answer.done() or ticket.answer.cancelled():
             return None
         answer = ticket.answer.result()
@@ -90,22 +102,18 @@ class Queue(Generic[K, V]):
         finally:
             del answer, ticket  # or the error's traceback would hold the error
 
-    def admit(
-        self,
-        now: float,
-        fits: Callable[[int], bool],
-        register: Callable[[Ticket[K, V]], Pending[K, V]],
-    ) -> None:
+    def admit(self) -> None:
         """Register those in front, as long as the foremost fits."""
         while self.tickets:
             ticket = next(iter(self.tickets))
-            if not fits(ticket.size):
+            late = ticket.deadline <= ticket.answer.get_loop().time()
+            if not late and not ticket.answer.done() and not self._fits(ticket.size):
                 return
             del self.tickets[ticket]
-            if ticket.answer.done() or ticket.deadline <= now:
-                continue  # he was cancelled, or is too late, and has not woken yet
+            if late or ticket.answer.done():
+                continue  # too late, or cancelled, and has not woken yet
             try:
-                ticket.answer.set_result(register(ticket))
+                ticket.answer.set_result(self._register(ticket))
             except Exception as error:
                 ticket.answer.set_result(error)
 
@@ -118,3 +126,4 @@ class Queue(Generic[K, V]):
                 del self.tickets[ticket]
                 if not ticket.answer.done():
                     ticket.answer.set_result(error(ticket))
+        self.admit()

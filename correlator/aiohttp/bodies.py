@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from aiohttp import StreamReader
+from aiohttp import HttpVersion11, StreamReader, web
 
-__all__ = ["BodyTooLarge", "read_bounded"]
+__all__ = ["BodyTooLarge", "answer_expect", "read_bounded"]
 
 
 class BodyTooLarge(ValueError):
@@ -26,3 +26,17 @@ async def read_bounded(content: StreamReader, limit: int) -> bytes:
         if len(body) > limit:
             raise BodyTooLarge(f"more than {limit} bytes")
     return bytes(body)
+
+
+async def answer_expect(request: web.Request) -> None:
+    """Answer ``Expect: 100-continue``, and refuse any other expectation with a 417.
+
+    For ``expect_handler`` of a route (RFC 9110, section 10.1.1). aiohttp's own puts what came into
+    its answer, and fails where that cannot be put there.
+    """
+    if request.version < HttpVersion11:
+        return
+    if request.headers.get("Expect", "").lower() != "100-continue":
+        raise web.HTTPExpectationFailed
+    await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    request.writer.output_size = 0

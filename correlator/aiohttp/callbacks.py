@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -21,12 +22,12 @@ from multidict import CIMultiDictProxy
 from typing_extensions import Unpack
 from yarl import URL
 
-from ..checks import check_bound, check_seconds
+from ..checks import MAX_SECONDS, check_bound, check_seconds
 from ..context import current_pending, remaining_time
 from ..core import Correlator
-from ..errors import RequestRejected
+from ..errors import CorrelationError, RequestRejected
 from ..pending import Disposition
-from .bodies import BodyTooLarge, read_bounded
+from .bodies import BodyTooLarge, answer_expect, read_bounded
 from .client import HeaderGuard
 from .problems import problem_response
 from .server import check_header
@@ -94,7 +95,8 @@ def callback_middleware(
         pending = current_pending()
         if pending is None:
             return await handler(request)
-        token = tokens.issue(pending.request_id, (remaining_time() or 0.0) + grace)
+        ttl = min((remaining_time() or 0.0) + grace, MAX_SECONDS)
+        token = tokens.issue(pending.request_id, ttl)
         url = template.replace("{token}", token)
         return await _guard.send(request, handler, {header: url})
 
@@ -174,7 +176,9 @@ class CallbackClient:
         async def send(request_id: str) -> None:
             try:
                 reply = await self._send(method, url, options)
-            except aiohttp.ClientError as error:
+            except CorrelationError:  # of a middleware; the timeouts among them are TimeoutErrors
+                raise
+            except (aiohttp.ClientError, TimeoutError) as error:
                 reason = f"the upstream could not be reached: {type(error).__name__}"
                 rejected = RequestRejected(reason, request_id=request_id)
                 rejected.__cause__ = error
@@ -200,8 +204,10 @@ class CallbackClient:
     ) -> CallbackReply | None:
         """Send the request, and return the answer, or None if it is to come by callback."""
         # Middlewares of a request replace those of its session, so these are named again;
-        # aiohttp has no public way to ask for them.
-        middlewares = (*self._session._middlewares, self._middleware)
+        # aiohttp has no public way to ask for them. Ours comes first: one that runs the rest in a
+        # task would hide the guard's notes from it.
+        middlewares = (self._middleware, *self._session._middlewares)
+        _guard.forget()
         async with self._session.request(
             method, url, middlewares=middlewares, **options
         ) as response:
@@ -218,6 +224,7 @@ def callback_route(
     tokens: CallbackTokens,
     webhook: Webhook | Sequence[Webhook] | None = None,
     max_body: int = _MAX_BODY,
+    body_timeout: float = 10.0,
 ) -> web.RouteDef:
     """Return the route where callbacks arrive: ``app.add_routes([callback_route(...)])``.
 
@@ -232,23 +239,30 @@ def callback_route(
         webhook: where given, the body must carry a valid Standard Webhooks signature by one of
             these keys (https://www.standardwebhooks.com), at most five minutes old.
         max_body: bytes a body may have, after decompression.
+        body_timeout: seconds a body may take to arrive; then the answer is 408.
 
     Raises:
-        ValueError: `path` has no ``{token}``, or `max_body` is below 1.
+        ValueError: `path` has no ``{token}``, `webhook` is empty, or a number is out of range.
     """
     if "{token}" not in path:
         raise ValueError(f"path must contain {{token}}, not {path!r}")
     check_bound("max_body", max_body)
+    check_seconds("body_timeout", body_timeout)
     webhooks: tuple[Webhook, ...] = ()
     if webhook is not None:
         webhooks = tuple(webhook) if isinstance(webhook, Sequence) else (webhook,)
+        if not webhooks:
+            raise ValueError(f"webhook must hold at least one key, not {webhook!r}")
 
     async def handler(request: web.Request) -> web.StreamResponse:
         request_id = tokens.verify(request.match_info["token"])
         if request_id is None:
             return _not_found()
         try:
-            body = await read_bounded(request.content, max_body)
+            async with asyncio.timeout(body_timeout):
+                body = await read_bounded(request.content, max_body)
+        except TimeoutError:
+            return problem_response(408, "The body did not come in time.")
         except BodyTooLarge as error:
             return problem_response(413, f"The body is too large: {error}.")
         except (web.RequestPayloadError, aiohttp.ClientPayloadError):
@@ -263,14 +277,14 @@ def callback_route(
             return problem_response(410, "The request had ended before the reply came.")
         return _not_found()
 
-    return web.post(path, handler)
+    return web.post(path, handler, expect_handler=answer_expect)
 
 
 def _not_found() -> web.Response:
     return problem_response(404, "There is no such callback.")
 
 
-_TIMESTAMP = re.compile(r"[0-9]{1,12}")
+_TIMESTAMP = re.compile(r"[1-9][0-9]{0,11}")
 
 
 def _signed(webhook: Webhook, body: bytes, headers: CIMultiDictProxy[str]) -> bool:

@@ -18,44 +18,57 @@ __all__ = ["HeaderGuard", "propagation_middleware"]
 _REDIRECTS = (301, 302, 303, 307, 308)
 
 
+Place = tuple[str, str | None, int | None]  # scheme, host and port: an origin, in one spelling
+
+
 class HeaderGuard:
     """Puts headers on requests, but not on those that a redirect leads to another origin.
 
     A client middleware runs once for each hop, and is not told which hop it is. But all hops of a
-    request run in one context, one after the other: a redirect leaves a note there of where the
-    request was first sent and where it goes now, for the next hop to find. A request that only
-    looks like that hop (one made by hand after a redirect that was not followed) goes without the
-    headers too: it errs towards saying less.
+    request run in one context, one after the other: a redirect leaves a note there of where it
+    leads and whether the request has been anywhere else, for the next hop to find. A request that
+    only looks like that hop (one made by hand after a redirect that was not followed) goes without
+    the headers too: it errs towards saying less.
     """
 
     def __init__(self, name: str) -> None:
-        self._note: ContextVar[tuple[URL, URL] | None] = ContextVar(name, default=None)
+        self._note: ContextVar[tuple[bool, Place] | None] = ContextVar(name, default=None)
+
+    def forget(self) -> None:
+        """Take the next request for a new one, whatever went before it in this context."""
+        self._note.set(None)
 
     async def send(
         self, request: ClientRequest, handler: ClientHandlerType, headers: Mapping[str, str]
     ) -> ClientResponse:
         """Send a request through `handler`, with those of `headers` that it does not have."""
-        first = origin = request.url.origin()
+        place = _place(request.url)
         note = self._note.get()
-        if note is not None and note[1] == origin:
-            first = note[0]
-        if first == origin:
+        at_home = note[0] if note is not None and note[1] == place else True
+        if at_home:
             for name, value in headers.items():
                 request.headers.setdefault(name, value)
         response = await handler(request)
         location = response.headers.get("Location") or response.headers.get("URI")
         if response.status in _REDIRECTS and location is not None:
-            self._note.set((first, _origin(request.url, location)))
+            target = _target(request.url, location)
+            # Once it has left, it never gets them again, wherever it is led.
+            self._note.set((at_home and target == place, target))
         else:
             self._note.set(None)
         return response
 
 
-def _origin(base: URL, location: str) -> URL:
+def _place(url: URL) -> Place:
+    url = URL(str(url))  # parsed anew: the hop of a redirect may come in the other's own spelling
+    return url.scheme, url.host, url.port
+
+
+def _target(base: URL, location: str) -> Place:
     try:
-        return base.join(URL(location)).origin()
+        return _place(base.join(URL(location)))
     except ValueError:  # no such place: aiohttp will not go there either
-        return base.origin()
+        return _place(base)
 
 
 _guard = HeaderGuard("correlator_propagation")
@@ -66,8 +79,9 @@ def propagation_middleware(
 ) -> ClientMiddlewareType:
     """Return a client middleware that passes on the ambient request id and the remaining time.
 
-    For ``ClientSession(middlewares=(propagation_middleware(),))``. Headers that a request has
-    already stay as they are. A redirect to another origin carries neither.
+    For ``ClientSession(middlewares=(propagation_middleware(),))``; where there are others, put it
+    first. Headers that a request has already stay as they are. A redirect to another origin
+    carries neither.
 
     Args:
         header: where the request id goes.

@@ -80,6 +80,7 @@ def setup(
     async def drain(_app: web.Application) -> None:
         with suppress(CorrelatorClosed):  # the application has closed it itself
             await correlator.drain(drain_timeout)
+        await correlator.aclose()
 
     app[CORRELATOR] = correlator
     app.middlewares.insert(0, middleware)
@@ -133,10 +134,12 @@ def correlation_middleware(
     check_header("header", header)
     if deadline_header is not None:
         check_header("deadline_header", deadline_header)
+    if not callable(new_id):
+        raise TypeError(f"new_id must be callable, not {new_id!r:.100}")
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-        request_id = _sole(request, header)
+        request_id = request.get(_REQUEST_ID) or _sole(request, header)
         if request_id is None or not is_valid_request_id(request_id):
             request_id = new_id()
         timeout = None if deadline_header is None else _timeout(_sole(request, deadline_header))
@@ -145,6 +148,8 @@ def correlation_middleware(
             try:
                 response = await handler(request)
             except CorrelationError as error:
+                if request.writer.output_size > 0:
+                    raise  # a response has begun: aiohttp cuts the connection off
                 response = error_response(error)
             except web.HTTPException as error:
                 error.headers[header] = request_id

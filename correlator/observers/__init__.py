@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from ..errors import CorrelationError
 from ..pending import Disposition, Pending
 
-__all__ = ["Observer", "notify"]
+__all__ = ["Observer", "check_observers", "notify"]
 
 _log = logging.getLogger("correlator")
 
@@ -33,6 +33,20 @@ class Observer(Protocol):
 
     def refused(self, error: CorrelationError) -> None:
         """A request was refused before it was registered, with `error`."""
+
+
+def check_observers(name: str, value: Any) -> tuple[Observer, ...]:
+    """Return `value` as a tuple of observers. Raises TypeError if it is no iterable of such."""
+    events = ("registered", "settled", "unmatched", "refused")
+    try:
+        observers = tuple(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an iterable of observers, not {value!r:.100}") from None
+    for observer in observers:
+        for event in events:
+            if not callable(getattr(observer, event, None)):
+                raise TypeError(f"{name} must have a method {event}(), not {observer!r:.100}")
+    return observers
 
 
 def notify(observers: Iterable[Observer], event: str, *args: Any) -> None:

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
+import math
 from collections.abc import AsyncIterator
 from http import HTTPStatus
+from typing import NoReturn
 
 import structlog
-from aiohttp import ClientSession, ClientTimeout, TCPConnector, web
+from aiohttp import ClientPayloadError, ClientSession, ClientTimeout, TCPConnector, web
 from aiohttp.typedefs import Handler
 from yarl import URL
 
-from correlator import CorrelationError, Correlator
+from correlator import CorrelationError, Correlator, remaining_time
 from correlator.aiohttp import (
     BodyTooLarge,
     CallbackClient,
     CallbackReply,
     CallbackTokens,
+    answer_expect,
     callback_route,
     error_response,
     get_correlator,
@@ -91,7 +95,7 @@ def make_app(
     app.cleanup_ctx.append(start)
     app.add_routes(
         [
-            web.post("/v1/jobs", post_job),
+            web.post("/v1/jobs", post_job, expect_handler=answer_expect),
             web.get("/v1/jobs/{id}", get_job),
             callback_route(correlator, tokens=tokens, max_body=options.max_body),
             web.get("/healthz", healthz),
@@ -132,7 +136,7 @@ async def post_job(request: web.Request) -> web.StreamResponse:
     options = request.app[OPTIONS]
     preferences = parse_prefer(request.headers.getall("Prefer", ()))
     try:
-        body = await _read_job(request, options.max_body)
+        body = await _read_job(request, options)
     except _BadJobError as error:
         return problem_response(error.status, str(error))
 
@@ -148,7 +152,10 @@ async def post_job(request: web.Request) -> web.StreamResponse:
     if preferences.patience is None:
         return _result_response(await work())
     job = request.app[JOBS].start(work)
-    result = await job.wait(min(preferences.patience, options.timeout))
+    # The client's own deadline is for the answer, which may be a 202; the job has its own.
+    deadline = remaining_time()
+    patience = min(preferences.patience, options.timeout)
+    result = await job.wait(patience if deadline is None else min(patience, deadline))
     response = _pending_response(job.id) if result is None else _result_response(result)
     response.headers["Preference-Applied"] = preferences.applied
     return response
@@ -187,29 +194,35 @@ class _BadJobError(Exception):
         self.status = status
 
 
-async def _read_job(request: web.Request, max_body: int) -> bytes:
+async def _read_job(request: web.Request, options: Options) -> bytes:
     """Return the bytes of a job, which are forwarded as they came. Raises `_BadJobError`."""
     if request.content_type != "application/json":
         raise _BadJobError(415, "A job is JSON: send it with Content-Type: application/json.")
-    if request.content_length is not None and request.content_length > max_body:
-        raise _BadJobError(413, f"The job is too large: more than {max_body} bytes.")
     try:
-        body = await read_bounded(request.content, max_body)
+        async with asyncio.timeout(options.timeout):
+            body = await read_bounded(request.content, options.max_body)
     except BodyTooLarge as error:
         raise _BadJobError(413, f"The job is too large: {error}.") from None
-    except web.RequestPayloadError:
+    except TimeoutError:
+        raise _BadJobError(408, "The body did not come in time.") from None
+    except (web.RequestPayloadError, ClientPayloadError):
         raise _BadJobError(400, "The body could not be read.") from None
     try:
-        job = json.loads(body, parse_constant=_no_constant)
+        job = json.loads(body.decode(), parse_constant=_no_number, parse_float=_finite)
     except (ValueError, RecursionError):
-        raise _BadJobError(400, "The body is not valid JSON.") from None
+        raise _BadJobError(400, "The body is not valid JSON in UTF-8.") from None
     if not isinstance(job, dict):
         raise _BadJobError(422, "A job is a JSON object.")
     return body
 
 
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON (RFC 8259)")
+def _no_number(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON (RFC 8259, section 6)")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    return number if math.isfinite(number) else _no_number(text)
 
 
 def _result_response(result: Result) -> web.Response:

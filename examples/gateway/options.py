@@ -114,6 +114,7 @@ def parse_options(arguments: list[str] | None = None) -> Options:
         "--public-url",
         type=http_url,
         metavar="URL",
+        default=argparse.SUPPRESS,
         help="where the upstream reaches this gateway (default: the address it listens on)",
     )
     add("--upstream", type=http_url, metavar="URL", help="where jobs are sent")
@@ -124,7 +125,7 @@ def parse_options(arguments: list[str] | None = None) -> Options:
         help="what is logged, to standard error",
     )
     add("simulator", nargs="*", metavar="-- SIMULATOR OPTION", help=argparse.SUPPRESS)
-    given = vars(parser.parse_args(arguments))
+    given = {"public_url": None, **vars(parser.parse_args(arguments))}
     keys = tuple(key for key in os.environ.get("GATEWAY_KEYS", "").split(",") if key)
     if any(len(key.encode()) < 16 for key in keys):
         parser.error("GATEWAY_KEYS must hold keys of at least 16 bytes each")

@@ -8,7 +8,12 @@ from dataclasses import dataclass
 
 __all__ = ["Preferences", "parse_prefer"]
 
-_WAIT = re.compile(r'"?([0-9]{1,9})"?')
+_NAME = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+_QUOTED = r'"(?:[^"\\]|\\.)*"'
+_VALUE = rf"(?:{_NAME}|{_QUOTED})"
+_PIECE = re.compile(rf'(?:[^,"]|{_QUOTED})+')  # between commas, those in quotes left alone
+_PREFERENCE = re.compile(rf"\s*({_NAME})\s*(?:=\s*({_VALUE})?\s*)?(?:;.*)?")  # parameters: unused
+_SECONDS = re.compile(r'([0-9]{1,9})|"([0-9]{1,9})"')
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +49,16 @@ def parse_prefer(fields: Iterable[str]) -> Preferences:
     """
     respond_async = False
     wait: int | None = None
-    for preference in ",".join(fields).split(","):
-        name, _, value = preference.partition(";")[0].partition("=")
-        name = name.strip().lower()
-        if name == "respond-async":
-            respond_async = True
-        elif name == "wait" and wait is None:
-            number = _WAIT.fullmatch(value.strip())
-            wait = None if number is None else int(number[1])
+    for field in fields:
+        if '"' in re.sub(_QUOTED, "", field):
+            continue  # a quote that never closes: where anything ends is a guess
+        for piece in _PIECE.findall(field):
+            preference = _PREFERENCE.fullmatch(piece)
+            if preference is None:
+                continue
+            name, value = preference[1].lower(), preference[2] or ""
+            if name == "respond-async":
+                respond_async = True
+            elif name == "wait" and wait is None and (number := _SECONDS.fullmatch(value)):
+                wait = int(number[1] or number[2])
     return Preferences(respond_async, wait)

@@ -1,0 +1,1 @@
+"""Us beside what people write by hand: ``python -m benchmarks --help``."""

@@ -1,0 +1,180 @@
+"""The command line: what is refused, in one clear line, and what is kept to itself."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+
+import pytest
+
+from correlator.aiohttp import CallbackTokens
+
+from .process import run_to_end
+
+KEY = "a key of sixteen bytes, or more"
+
+REFUSED = [
+    ("--port", "x"),
+    ("--port", "-1"),
+    ("--port", "65536"),
+    ("--port", "8080.0"),
+    ("--port", "\u0668\u0660"),
+    ("--timeout", "0"),
+    ("--timeout", "-1"),
+    ("--timeout", "nan"),
+    ("--timeout", "inf"),
+    ("--timeout", "soon"),
+    ("--max-pending", "0"),
+    ("--max-pending", "many"),
+    ("--max-body", "0"),
+    ("--max-body", "1e6"),
+    ("--job-ttl", "0"),
+    ("--drain", "-3"),
+    ("--public-url", "gateway.example"),
+    ("--public-url", "ftp://gateway.example"),
+    ("--public-url", "http://"),
+    ("--upstream", "http://[::1"),
+    ("--upstream", "/jobs"),
+    ("--upstream", "http://upstream.example:99999/"),
+    ("--log-level", "loud"),
+]
+SIMULATOR_REFUSED = [
+    ("--never", "2"),
+    ("--never", "-0.1"),
+    ("--twice", "nan"),
+    ("--late", "often"),
+    ("--error", "1.01"),
+    ("--delay", "0"),
+    ("--late-by", "-1"),
+    ("--seed", "x"),
+    ("--distribution", "normal"),
+]
+
+
+def complaint(*arguments: str, **environment: str) -> str:
+    """Return the one line that says what is wrong with the options, beside the usage."""
+    done = run_to_end(*arguments, **environment)
+    assert done.returncode == 2, done
+    assert done.stdout == ""
+    usage, _, wrong = done.stderr.partition("error: ")
+    assert usage.startswith("usage: python -m examples.gateway"), done.stderr
+    assert wrong.count("\n") == 1, done.stderr
+    assert wrong.endswith("\n")
+    return wrong
+
+
+@pytest.mark.parametrize(("option", "value"), REFUSED)
+def test_a_bad_option_is_named_with_its_value(option, value):
+    wrong = complaint(option, value)
+    assert option in wrong
+    assert repr(value) in wrong
+
+
+@pytest.mark.parametrize(("option", "value"), SIMULATOR_REFUSED)
+def test_a_bad_option_of_the_simulator_is_named_with_its_value(option, value):
+    wrong = complaint("--port", "0", "--", option, value)
+    assert option in wrong
+    assert repr(value) in wrong
+
+
+def test_shares_that_are_too_much_together_are_named():
+    wrong = complaint("--port", "0", "--", "--never", "0.6", "--error", "0.6")
+    assert "--never" in wrong
+    assert "--error" in wrong
+
+
+def test_an_unknown_option_is_named():
+    assert "--colour" in complaint("--colour", "blue")
+    assert "--colour" in complaint("--port", "0", "--", "--colour", "blue")
+
+
+def test_options_of_the_simulator_need_the_simulator():
+    assert "--upstream" in complaint("--upstream", "http://upstream.example", "--", "--never", "1")
+
+
+def test_keys_that_are_too_short_are_refused_and_not_shown():
+    wrong = complaint(GATEWAY_KEYS=f"{KEY},too-short")
+    assert "GATEWAY_KEYS" in wrong
+    assert "too-short" not in wrong
+
+
+def test_a_port_in_use_is_told_in_one_line():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = run_to_end("--port", str(port))
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+    assert str(port) in done.stderr
+    assert "in use" in done.stderr
+
+
+@pytest.mark.parametrize("host", ["no-such-host.invalid", "a..b", "a" * 70, "256.0.0.1", "8.8.8.8"])
+def test_a_host_that_is_not_here_is_told_in_one_line(host):
+    done = run_to_end("--port", "0", "--host", host)
+    assert done.returncode in (1, 2)
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    assert host in done.stderr.splitlines()[-1]
+
+
+def test_help_names_every_option():
+    done = run_to_end("--help")
+    assert done.returncode == 0
+    assert done.stderr == ""
+    for option in {option for option, _ in REFUSED} | {"--host", "GATEWAY_KEYS"}:
+        assert option in done.stdout
+
+
+async def test_it_listens_on_ipv6_too(own):
+    client = own("--host", "::1", "--", "--delay", "0.01")
+    assert client.gateway.url.startswith("http://[::1]:")
+    assert (await client.job({"n": 6})).json == {"result": {"n": 6}}
+
+
+async def test_a_gateway_that_listens_everywhere_is_called_back_on_this_machine(own):
+    client = own("--host", "0.0.0.0", "--", "--delay", "0.01")
+    assert (await client.job({"n": 0})).json == {"result": {"n": 0}}
+
+
+async def test_the_upstream_calls_back_at_the_public_url(own, upstream):
+    client = own(
+        "--upstream", upstream.url, "--timeout", "0.3", "--public-url", "https://gw.example/base"
+    )
+    assert (await client.job({})).is_problem(504)
+    assert (await upstream.job_taken()).startswith("https://gw.example/base/callbacks/v1.")
+
+
+async def test_tokens_are_signed_with_the_newest_key_and_old_ones_still_count(own, upstream):
+    old = "an old key of many bytes"
+    client = own("--upstream", upstream.url, GATEWAY_KEYS=f"{KEY},{old}")
+    assert (await client.job({}, Prefer="respond-async")).status == 202
+    url, token = (await upstream.job_taken()).rsplit("/", 1)
+    request_id = CallbackTokens([KEY]).verify(token)
+    assert request_id is not None
+    assert CallbackTokens([old]).verify(token) is None
+    expired = CallbackTokens([KEY], clock=lambda: time.time() - 100).issue(request_id, 1)
+    assert await upstream.call_back(f"{url}/{expired}") == 404
+    stranger = CallbackTokens([KEY]).issue("nobody", 60)
+    assert await upstream.call_back(f"{url}/{stranger}") == 404
+    assert (await client.stats())["unknown"] == 1
+    assert await upstream.call_back(f"{url}/{CallbackTokens([old]).issue(request_id, 60)}") == 204
+
+
+async def test_a_password_in_a_url_is_neither_printed_nor_logged(own):
+    with socket.create_server(("127.0.0.1", 0)) as nobody:
+        port = nobody.getsockname()[1]
+    client = own(
+        "--log-level",
+        "debug",
+        "--upstream",
+        f"http://user:canary@127.0.0.1:{port}/jobs",
+        GATEWAY_KEYS="canary-in-a-key-of-bytes",
+    )
+    assert (await client.job({})).is_problem(502)
+    assert "canary" not in "\n".join(client.gateway.output + client.gateway.errors)
+
+
+def test_the_tests_do_not_depend_on_keys_in_the_environment():
+    assert "GATEWAY_KEYS" not in os.environ

@@ -1,0 +1,165 @@
+"""The public surface: what `correlator` exports, and that nothing leaks out by accident."""
+
+import inspect
+import subprocess
+import sys
+import types
+
+import correlator
+from correlator import Correlator, Group, Pending
+
+PUBLIC = {
+    "CapacityExceeded",
+    "CorrelationError",
+    "Correlator",
+    "CorrelatorClosed",
+    "CorrelatorStats",
+    "Disposition",
+    "DuplicateRequest",
+    "ExpiringStore",
+    "Group",
+    "NoResponder",
+    "Observer",
+    "Outcome",
+    "Pending",
+    "PendingInfo",
+    "PendingRef",
+    "RequestRejected",
+    "RequestTimeout",
+    "StoreFull",
+    "current_deadline",
+    "current_pending",
+    "current_request_id",
+    "is_valid_request_id",
+    "new_request_id",
+    "remaining_time",
+    "request_scope",
+}
+
+
+def public(thing):
+    return {name for name in dir(thing) if not name.startswith("_")}
+
+
+def test_the_top_level_exports_this_and_nothing_else():
+    assert set(correlator.__all__) == PUBLIC
+    assert len(correlator.__all__) == len(PUBLIC)
+    modules = {
+        name
+        for name in public(correlator)
+        if isinstance(getattr(correlator, name), types.ModuleType)
+    }
+    assert public(correlator) - modules == PUBLIC
+
+
+def test_a_star_import_gives_exactly_the_public_names():
+    namespace = {}
+    exec("from correlator import *", namespace)  # noqa: S102
+    assert set(namespace) - {"__builtins__"} == PUBLIC
+
+
+def test_the_public_methods_are_these():
+    assert public(Correlator) == {
+        "aclose",
+        "correlate",
+        "drain",
+        "group",
+        "pending",
+        "register",
+        "reject",
+        "reject_threadsafe",
+        "resolve",
+        "resolve_threadsafe",
+        "stats",
+    }
+    assert public(Pending) == {
+        "age",
+        "cancel",
+        "context",
+        "deadline",
+        "group",
+        "outcome",
+        "remaining",
+        "request_id",
+        "size",
+        "timeout",
+    }
+    assert public(Group) == {
+        "close",
+        "closed",
+        "correlate",
+        "full",
+        "max_pending",
+        "name",
+        "register",
+    }
+
+
+def test_the_enums_are_these():
+    assert {outcome.name: outcome.value for outcome in correlator.Outcome} == {
+        "RESOLVED": "resolved",
+        "REJECTED": "rejected",
+        "TIMED_OUT": "timed_out",
+        "CANCELLED": "cancelled",
+        "CLOSED": "closed",
+    }
+    assert {disposition.name for disposition in correlator.Disposition} == {
+        "MATCHED",
+        "LATE",
+        "DUPLICATE",
+        "UNKNOWN",
+    }
+
+
+def test_the_arguments_and_their_defaults_are_these():
+    def defaults(function):
+        parameters = inspect.signature(function).parameters.values()
+        return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+    assert defaults(Correlator) == {
+        "timeout": 30.0,
+        "max_pending": 10_000,
+        "max_pending_bytes": None,
+        "when_full": "reject",
+        "max_waiting": 1_000,
+        "remember": 60.0,
+        "max_remembered": 100_000,
+        "new_id": correlator.new_request_id,
+        "observers": (),
+        "name": "default",
+        "resolution": 0.05,
+    }
+    register = {"timeout": None, "context": None, "size": 0, "reuse": False}
+    assert defaults(Correlator.register) == defaults(Group.register) == register
+    correlate = {"send": None, **register}
+    assert defaults(Correlator.correlate) == defaults(Group.correlate) == correlate
+    assert defaults(Correlator.group) == {"max_pending": None}
+
+
+def test_everything_public_says_what_it_does():
+    for name in PUBLIC:
+        thing = getattr(correlator, name)
+        assert inspect.getdoc(thing), name
+        if inspect.isclass(thing) and thing.__module__.startswith("correlator"):
+            for method in public(thing):
+                member = inspect.getattr_static(thing, method)
+                if inspect.isfunction(member) or isinstance(member, property):
+                    assert inspect.getdoc(member), f"{name}.{method}"
+
+
+def test_the_core_imports_no_web_framework_and_no_logger_but_the_standard_one():
+    """In a process of its own, since this one has imported them all."""
+    code = """if True:
+        import sys
+        import correlator
+        extras = {"aiohttp", "structlog", "standardwebhooks", "uvloop"}
+        print(sorted(extras & set(sys.modules)))
+    """
+    done = subprocess.run(  # noqa: S603
+        [sys.executable, "-W", "error", "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,265 @@
+"""RememberedIds: what settled a short while ago, bounded by age and by count."""
+
+import pytest
+
+from correlator import (
+    CapacityExceeded,
+    Correlator,
+    Disposition,
+    DuplicateRequest,
+    Outcome,
+)
+from correlator.memory import RememberedIds
+
+from .clock import elapse
+from .conftest import balanced
+
+virtual_time = pytest.mark.virtual_time
+
+RES = 0.5
+SECONDS = 60.0
+
+
+def make(max_size=1_000):
+    return RememberedIds(seconds=SECONDS, max_size=max_size, resolution=RES)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "disposition"),
+    [
+        (Outcome.RESOLVED, Disposition.DUPLICATE),
+        (Outcome.REJECTED, Disposition.DUPLICATE),
+        (Outcome.TIMED_OUT, Disposition.LATE),
+        (Outcome.CANCELLED, Disposition.LATE),
+        (Outcome.CLOSED, Disposition.LATE),
+    ],
+)
+def test_a_reply_after_the_end_is_a_duplicate_if_there_was_an_answer_and_late_if_not(
+    outcome, disposition
+):
+    ids = make()
+    ids.remember("a", outcome, 100.0)
+    assert ids.disposition("a", 100.0) is disposition
+    assert ids.disposition("b", 100.0) is Disposition.UNKNOWN
+
+
+@pytest.mark.parametrize("now", [0.0, 0.1, 99.99, 100.0, 1e6 + 1 / 3])
+def test_an_id_is_remembered_its_whole_time_and_little_longer(now):
+    ids = make()
+    ids.remember("a", Outcome.RESOLVED, now)
+    assert ids.disposition("a", now + SECONDS) is Disposition.DUPLICATE
+    assert ids.disposition("a", now + SECONDS + 2 * RES + 0.01) is Disposition.UNKNOWN
+
+
+def test_how_long_ago_is_known_as_closely_as_the_resolution():
+    ids = make()
+    ids.remember("a", Outcome.RESOLVED, 100.0)
+    assert ids.settled_ago("nobody", 100.0) is None
+    assert ids.settled_ago("a", 100.0) == 0.0
+    for after in (1.0, 10.0, 59.0):
+        assert ids.settled_ago("a", 100.0 + after) == pytest.approx(after, abs=2 * RES)
+
+
+def test_what_is_past_its_time_goes_when_others_come():
+    ids = make()
+    for number in range(400):
+        ids.remember(number, Outcome.RESOLVED, 100.0 + number / 4)
+    assert len(ids) < 4 * (SECONDS + 3 * RES) + 1
+    assert 0 not in ids
+    assert 399 in ids
+
+
+def test_what_is_past_its_time_goes_when_somebody_looks():
+    ids = make()
+    ids.remember("a", Outcome.RESOLVED, 100.0)
+    ids.forget(150.0)
+    assert "a" in ids
+    ids.forget(170.0)
+    assert "a" not in ids
+    assert not ids._slots
+
+
+def test_many_ids_go_in_a_few_steps_not_one_long_one():
+    ids = make(max_size=100_000)
+    for number in range(2_000):
+        ids.remember(number, Outcome.RESOLVED, 100.0)
+    ids.forget(200.0)
+    assert 1_000 < len(ids) < 2_000
+    for _ in range(4):
+        ids.forget(200.0)
+    assert len(ids) == 0
+
+
+def test_the_count_is_bounded_and_the_oldest_go_first():
+    ids = make(max_size=100)
+    for number in range(1_000):
+        ids.remember(number, Outcome.RESOLVED, 100.0 + number)
+        assert len(ids) <= 100
+        assert number in ids
+    assert min(ids) >= 1_000 - 100
+
+
+@pytest.mark.parametrize("max_size", [1, 2, 3])
+def test_the_smallest_memories_hold_their_bound_and_their_time(max_size):
+    ids = make(max_size=max_size)
+    for number in range(500):
+        now = 100.0 + number / 7
+        ids.remember(number, Outcome.TIMED_OUT, now)
+        assert len(ids) <= max_size
+        assert ids.disposition(number, now) is Disposition.LATE
+        assert ids.next_due() is not None, "it will be forgotten"
+    ids.forget(1_000.0)
+    assert len(ids) == 0
+
+
+def test_an_id_may_be_taken_out_and_remembered_again():
+    ids = make()
+    for now in (100.0, 100.1, 130.0, 161.0):
+        ids.remember("a", Outcome.TIMED_OUT, now)
+        assert ids.disposition("a", now) is Disposition.LATE
+        ids.pop("a")
+        assert ids.disposition("a", now) is Disposition.UNKNOWN
+    assert len(ids) == 0
+
+
+def test_interleaved_looks_lose_nothing():
+    """`forget` drops empty slots, the newest too: what comes after must still be found and go."""
+    ids = make()
+    for number in range(1_000):
+        now = 100.0 + number * 0.07
+        if number % 3 == 0:
+            ids.forget(now)
+        ids.remember(number, Outcome.RESOLVED, now)
+        if number % 2:
+            ids.pop(number)
+        assert (ids.next_due() is None) == (len(ids) == 0)
+    for _ in range(10):
+        ids.forget(1_000.0)
+    assert len(ids) == 0
+
+
+def test_a_cleared_memory_forgets_in_time_what_comes_after():
+    ids = make()
+    ids.remember("a", Outcome.RESOLVED, 100.0)
+    ids.clear()
+    ids.remember("b", Outcome.RESOLVED, 100.1)
+    assert ids.disposition("b", 100.1) is Disposition.DUPLICATE
+    assert ids.disposition("b", 100.1 + SECONDS + 2 * RES) is Disposition.UNKNOWN
+    ids.forget(1_000.0)
+    assert len(ids) == 0
+
+
+# -- as a correlator's users meet it ---------------------------------------------------------
+
+
+async def test_an_id_that_is_pending_is_refused_and_the_first_stays(correlator):
+    """Law 7: it never overwrites."""
+    first = correlator.register("a", context=1)
+    for reuse in (False, True):
+        with pytest.raises(DuplicateRequest, match="'a' is pending already") as error:
+            correlator.register("a", context=2, reuse=reuse)
+        assert error.value.request_id == "a"
+        with pytest.raises(DuplicateRequest):
+            await correlator.correlate("a", reuse=reuse)
+    correlator.resolve("a", "answer")
+    assert await first == "answer"
+    stats = balanced(correlator)
+    assert (stats.registered, stats.refused) == (1, 4)
+
+
+@virtual_time
+async def test_a_remembered_id_is_refused_and_says_how_long_ago_it_settled(correlator):
+    correlator.register("a").cancel()
+    await elapse(10.0)
+    with pytest.raises(
+        DuplicateRequest, match=r"settled (10|9\.9\d*|10\.\d) s ago; pass reuse=True"
+    ):
+        correlator.register("a")
+
+
+@virtual_time
+async def test_a_remembered_id_may_be_reused_on_demand(correlator):
+    correlator.register("a").cancel()
+    pending = correlator.register("a", reuse=True)
+    assert correlator.stats().remembered == 0
+    correlator.resolve("a", 1)
+    assert await pending == 1
+    assert correlator.resolve("a", 2) is Disposition.DUPLICATE
+    assert await correlator.correlate("a", reuse=True, send=replier(correlator)) == "reply to a"
+    balanced(correlator)
+
+
+def replier(correlator):
+    async def send(request_id):
+        correlator.resolve(request_id, f"reply to {request_id}")
+
+    return send
+
+
+@virtual_time
+async def test_a_refused_reuse_leaves_the_memory_as_it_was():
+    async with Correlator(max_pending=1) as correlator:
+        correlator.register("a").cancel()
+        with correlator.register("b"), pytest.raises(CapacityExceeded):
+            correlator.register("a", reuse=True)
+        assert correlator.resolve("a", 1) is Disposition.LATE
+
+
+@virtual_time
+async def test_ids_are_forgotten_after_their_time():
+    async with Correlator(remember=10.0) as correlator:
+        correlator.register("late").cancel()
+        answered = correlator.register("answered")
+        correlator.resolve("answered", 1)
+        await elapse(10.0)
+        assert correlator.resolve("late", 1) is Disposition.LATE
+        assert correlator.resolve("answered", 1) is Disposition.DUPLICATE
+        assert correlator.stats().remembered == 2
+        await elapse(0.06)
+        assert correlator.resolve("late", 1) is Disposition.UNKNOWN
+        assert correlator.resolve("answered", 1) is Disposition.UNKNOWN
+        assert correlator.stats().remembered == 0
+        with correlator.register("late"), correlator.register("answered"):
+            assert await answered == 1
+
+
+@virtual_time
+async def test_ids_are_forgotten_past_their_number_the_oldest_first():
+    async with Correlator(max_remembered=100, remember=1e6) as correlator:
+        for number in range(1_000):
+            correlator.register(number).cancel()
+            assert correlator.stats().remembered <= 100
+            await elapse(1.0)
+        assert correlator.resolve(999, 1) is Disposition.LATE
+        assert correlator.resolve(920, 1) is Disposition.LATE
+        assert correlator.resolve(899, 1) is Disposition.UNKNOWN
+
+
+@virtual_time
+async def test_after_a_burst_too_the_oldest_are_forgotten_first():
+    """However close together they settled: a duplicate of what was just answered is no stranger."""
+    async with Correlator(max_remembered=100) as correlator:
+        for number in range(1_000):
+            correlator.register(number).cancel()
+        assert correlator.resolve(999, 1) is Disposition.LATE
+        assert correlator.resolve(998, 1) is Disposition.LATE
+        assert correlator.resolve(0, 1) is Disposition.UNKNOWN
+
+
+@pytest.mark.parametrize("end", ["time out", "cancel", "close"])
+@virtual_time
+async def test_a_reply_to_a_request_that_ended_without_one_is_late(correlator, end):
+    """Law 9: it raises nothing and harms nobody."""
+    group = correlator.group("g")
+    pending = group.register("a", timeout=1.0)
+    if end == "time out":
+        await elapse(2.0)
+    elif end == "cancel":
+        pending.cancel()
+    else:
+        group.close()
+    before = pending.outcome
+    assert correlator.resolve("a", 1) is Disposition.LATE
+    assert correlator.reject("a", ValueError()) is Disposition.LATE
+    assert pending.outcome is before
+    assert balanced(correlator).late == 2

@@ -132,6 +132,25 @@ async def test_far_deadlines_cost_no_wakings_before_they_are_due():
         assert wakings() - before <= 102 + 2
 
 
+async def test_there_is_one_timer_not_one_for_each_request(monkeypatch):
+    async with Correlator() as correlator:
+        await turns(2)
+        loop, timers = asyncio.get_running_loop(), []
+        call_at = loop.call_at
+
+        def counting(when, *args, **kwargs):
+            timers.append(when)
+            return call_at(when, *args, **kwargs)
+
+        monkeypatch.setattr(loop, "call_at", counting)
+        for _ in range(1_000):
+            correlator.register(timeout=5.0)
+        for number in range(1_000):
+            correlator.register(timeout=6.0 + number).cancel()
+        monkeypatch.undo()
+        assert len(timers) == 1
+
+
 @pytest.mark.parametrize("spread", [0.0, 0.5])
 async def test_much_that_is_due_at_once_is_ended_in_slices(spread):
     """Law 18: others run in between, however much it is."""
@@ -237,6 +256,17 @@ async def test_a_reaper_killed_each_time_it_starts_does_not_spin_and_gets_throug
             await elapse(0.1)
         assert wakings() - before < 100
         assert balanced(correlator).timed_out == 5
+
+
+async def test_a_reaper_killed_in_every_turn_is_not_started_in_every_turn(caplog):
+    async with Correlator() as correlator:
+        for _ in range(300):
+            await turns(1)
+            for task in asyncio.all_tasks() - {asyncio.current_task()}:
+                task.cancel()
+        assert 1 <= correlator.stats().reaper_restarts <= 2
+        with pytest.raises(RequestTimeout):
+            await correlator.correlate(timeout=1.0)
 
 
 async def test_the_count_bound_holds_while_the_reaper_is_dead(caplog):

@@ -102,6 +102,23 @@ async def test_a_settled_request_leaves_nothing(correlator, end, awaited):
     assert alive(watched) == []
 
 
+async def test_a_settled_request_that_is_kept_keeps_neither_future_nor_task(correlator):
+    pending = correlator.register("a")
+
+    async def wait():
+        return await pending
+
+    waiting = asyncio.create_task(wait())
+    await turns(2)
+    watched = {"task": weakref.ref(waiting), "future": weakref.ref(pending._waiters[0])}
+    correlator.resolve("a", 1)
+    assert await waiting == 1
+    del waiting
+    await turns(1)  # the loop itself holds what this task has just waited for
+    assert alive(watched) == []
+    assert await pending == 1
+
+
 @pytest.mark.parametrize("end", ["resolve", "reject", "time out", "group", "close"])
 @pytest.mark.parametrize("sends", ["no", "shortly", "hangs"])
 async def test_a_correlated_request_leaves_nothing(correlator, end, sends):

@@ -215,10 +215,10 @@ async def test_a_caller_that_is_cancelled_while_sending_sees_his_cancellation(co
     assert balanced(correlator).cancelled == 1
 
 
-@pytest.mark.parametrize("swallows", [False, True])
+@pytest.mark.parametrize("then", ["passes it on", "swallows it", "fails"])
 @pytest.mark.parametrize("first", ["caller", "request"])
 async def test_a_caller_cancelled_in_the_turn_of_the_end_sees_his_cancellation(
-    correlator, first, swallows
+    correlator, first, then
 ):
     """Law 10: two cancellations, ours and his, and his is not mistaken for ours."""
 
@@ -226,8 +226,10 @@ async def test_a_caller_cancelled_in_the_turn_of_the_end_sees_his_cancellation(
         try:
             await forever()
         except asyncio.CancelledError:
-            if not swallows:
+            if then == "passes it on":
                 raise
+            if then == "fails":
+                raise ConnectionError from None
 
     task = asyncio.create_task(correlator.correlate("a", send=send))
     await turns(2)
@@ -237,7 +239,7 @@ async def test_a_caller_cancelled_in_the_turn_of_the_end_sees_his_cancellation(
     if first == "request":
         asyncio.get_running_loop().call_soon(task.cancel)
     # A cancellation that reached the send alone, and was swallowed there, nobody can see any more.
-    by_send = first == "caller" and swallows
+    by_send = first == "caller" and then == "swallows it"
     with pytest.raises(LookupError if by_send else asyncio.CancelledError):
         await task
     assert balanced(correlator).rejected == 1

@@ -175,6 +175,43 @@ async def test_what_is_posted_before_a_close_is_answered_after_it():
             correlator.resolve_threadsafe("a", 1)
 
 
+async def test_what_is_posted_before_a_close_is_answered_also_if_the_reaper_is_dead(caplog):
+    async with Correlator() as correlator:
+        await turns(2)
+        for task in asyncio.all_tasks():
+            if task.get_name().startswith("correlator-reaper"):
+                task.cancel()
+        await turns(2)
+        future = correlator.resolve_threadsafe("a", 1)
+        await correlator.aclose()
+        assert future.done()
+
+
+async def test_a_close_lets_whoever_is_posting_finish_first():
+    """It really waits, two hundredths of a second: for a thread that stands in the middle."""
+    async with Correlator() as correlator:
+        loop, posted = asyncio.get_running_loop(), []
+        in_the_middle, go_on = threading.Event(), threading.Event()
+
+        class Slow:
+            def call_soon_threadsafe(self, *args, **kwargs):
+                in_the_middle.set()
+                go_on.wait(30)
+                posted.append(args)
+                return loop.call_soon_threadsafe(*args, **kwargs)
+
+        correlator._loop = Slow()
+        posting = loop.run_in_executor(None, correlator.resolve_threadsafe, "a", 1)
+        await asyncio.to_thread(in_the_middle.wait, 30)
+        correlator._loop = loop
+        threading.Timer(0.02, go_on.set).start()
+        closing = asyncio.ensure_future(correlator.aclose())
+        await turns(1)
+        assert posted, "the close went past a thread that had been told that it is open"
+        await closing
+        assert isinstance((await posting).exception(timeout=0), CorrelatorClosed)
+
+
 async def test_what_is_posted_while_it_closes_always_gets_an_answer():
     """Whichever comes first: a future is answered, or posting raises; nobody waits for ever."""
     for _ in range(20):

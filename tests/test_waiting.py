@@ -340,6 +340,7 @@ async def test_what_can_never_fit_does_not_wait():
     async with Correlator(when_full="wait", max_pending_bytes=10) as full:
         with pytest.raises(CapacityExceeded, match="size=11 is more than max_pending_bytes=10"):
             await full.correlate(size=11)
+        assert asyncio.get_running_loop().leaps == 0
 
 
 @pytest.mark.parametrize("leaves", ["cancelled", "too late", "group closed"])

@@ -1,6 +1,6 @@
 """The web hooks: correlation for aiohttp's server and client, and replies by callback."""
 
-from .bodies import BodyTooLarge, answer_expect, read_bounded
+from .bodies import BodyTooLarge, read_bounded
 from .callbacks import CallbackClient, CallbackReply, callback_middleware, callback_route
 from .client import propagation_middleware
 from .problems import error_response, problem_response
@@ -12,7 +12,6 @@ __all__ = [
     "CallbackClient",
     "CallbackReply",
     "CallbackTokens",
-    "answer_expect",
     "callback_middleware",
     "callback_route",
     "correlation_middleware",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from aiohttp import HttpVersion11, StreamReader, web
 
+from .problems import problem_response
+
 __all__ = ["BodyTooLarge", "answer_expect", "read_bounded"]
 
 
@@ -28,15 +30,16 @@ async def read_bounded(content: StreamReader, limit: int) -> bytes:
     return bytes(body)
 
 
-async def answer_expect(request: web.Request) -> None:
+async def answer_expect(request: web.Request) -> web.StreamResponse | None:
     """Answer ``Expect: 100-continue``, and refuse any other expectation with a 417.
 
     For ``expect_handler`` of a route (RFC 9110, section 10.1.1). aiohttp's own puts what came into
     its answer, and fails where that cannot be put there.
     """
     if request.version < HttpVersion11:
-        return
+        return None
     if request.headers.get("Expect", "").lower() != "100-continue":
-        raise web.HTTPExpectationFailed
+        return problem_response(417, "The only expectation that is met here is 100-continue.")
     await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
     request.writer.output_size = 0
+    return None

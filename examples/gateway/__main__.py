@@ -19,7 +19,7 @@ from .app import READINESS, make_app
 from .logs import configure_logging
 from .options import Options, parse_options
 from .serving import address_of, listen, serve
-from .upstream import Simulator, parse_faults
+from .upstream import Faults, Simulator, parse_faults
 
 _TRY = """\
 The gateway listens on {url}, its upstream is {upstream}.
@@ -35,7 +35,7 @@ Ctrl-C or SIGTERM drains it: jobs under way finish, new ones get 503. A second o
 """
 
 
-async def run(options: Options) -> None:
+async def run(options: Options, faults: Faults) -> None:
     """Run the gateway until SIGTERM or SIGINT, then drain it."""
     log = structlog.get_logger("gateway")
     loop = asyncio.get_running_loop()
@@ -47,7 +47,6 @@ async def run(options: Options) -> None:
         listener = listen(options.host, options.port)
         upstream = options.upstream
         if upstream is None:
-            faults, _ = parse_faults(list(options.simulator), "python -m examples.gateway --")
             simulator = listen("127.0.0.1", 0)
             runner = await serve(Simulator(faults).make_app(), simulator)
             stack.push_async_callback(runner.cleanup)
@@ -67,7 +66,8 @@ async def run(options: Options) -> None:
         )
         runner = await serve(app, listener)
         stack.push_async_callback(runner.cleanup)
-        print(_TRY.format(url=address_of(listener), upstream=upstream), flush=True)
+        shown = upstream.with_user(None)  # without the password that may be in it
+        print(_TRY.format(url=address_of(listener), upstream=shown), flush=True)
 
         name = await signalled.get()
         app[READINESS].ready = False
@@ -85,9 +85,10 @@ async def run(options: Options) -> None:
 def main() -> None:
     """Parse the command line and run."""
     options = parse_options()
+    faults, _ = parse_faults(list(options.simulator), "python -m examples.gateway --")
     configure_logging(options.log_level)
     try:
-        asyncio.run(run(options))
+        asyncio.run(run(options, faults))
     except OSError as error:
         sys.exit(f"cannot listen on {options.host} port {options.port}: {error.strerror or error}")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import io
 import json
 import math
 from collections.abc import AsyncIterator
@@ -11,7 +12,14 @@ from http import HTTPStatus
 from typing import NoReturn
 
 import structlog
-from aiohttp import ClientPayloadError, ClientSession, ClientTimeout, TCPConnector, web
+from aiohttp import (
+    ClientPayloadError,
+    ClientSession,
+    ClientTimeout,
+    DummyCookieJar,
+    TCPConnector,
+    web,
+)
 from aiohttp.typedefs import Handler
 from yarl import URL
 
@@ -21,7 +29,6 @@ from correlator.aiohttp import (
     CallbackClient,
     CallbackReply,
     CallbackTokens,
-    answer_expect,
     callback_route,
     error_response,
     get_correlator,
@@ -72,9 +79,10 @@ def make_app(
             max_bytes=max(_STORED_RESULTS, options.max_body),
         )
         # No limits of aiohttp's own: how many requests there may be, and how long they may take,
-        # is the correlator's to say.
+        # is the correlator's to say. And no cookies, which would tie one client's job to another's.
         async with ClientSession(
             connector=TCPConnector(limit=0),
+            cookie_jar=DummyCookieJar(),
             middlewares=(propagation_middleware(),),
             timeout=ClientTimeout(total=None),
         ) as session:
@@ -95,7 +103,7 @@ def make_app(
     app.cleanup_ctx.append(start)
     app.add_routes(
         [
-            web.post("/v1/jobs", post_job, expect_handler=answer_expect),
+            web.post("/v1/jobs", post_job),
             web.get("/v1/jobs/{id}", get_job),
             callback_route(correlator, tokens=tokens, max_body=options.max_body),
             web.get("/healthz", healthz),
@@ -144,7 +152,7 @@ async def post_job(request: web.Request) -> web.StreamResponse:
         return await request.app[CLIENT].request(
             "POST",
             request.app[UPSTREAM],
-            data=body,
+            data=io.BytesIO(body),
             headers={"Content-Type": "application/json"},
             timeout=options.timeout,
         )
@@ -198,11 +206,14 @@ async def _read_job(request: web.Request, options: Options) -> bytes:
     """Return the bytes of a job, which are forwarded as they came. Raises `_BadJobError`."""
     if request.content_type != "application/json":
         raise _BadJobError(415, "A job is JSON: send it with Content-Type: application/json.")
+    too_large = f"The job is too large: more than {options.max_body} bytes."
+    if request.content_length is not None and request.content_length > options.max_body:
+        raise _BadJobError(413, too_large)
     try:
         async with asyncio.timeout(options.timeout):
             body = await read_bounded(request.content, options.max_body)
-    except BodyTooLarge as error:
-        raise _BadJobError(413, f"The job is too large: {error}.") from None
+    except BodyTooLarge:
+        raise _BadJobError(413, too_large) from None
     except TimeoutError:
         raise _BadJobError(408, "The body did not come in time.") from None
     except (web.RequestPayloadError, ClientPayloadError):

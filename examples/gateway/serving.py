@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import socket
-from http import HTTPStatus
 
 from aiohttp import web
 from aiohttp.web_request import BaseRequest
+
+from correlator.aiohttp import problem_response
 
 __all__ = ["address_of", "listen", "serve"]
 
@@ -25,15 +25,9 @@ class _Protocol(web.RequestHandler):
         response = super().handle_error(request, status, exc, message)
         if status >= 500 or not isinstance(response, web.Response):
             return response
-        problem = {
-            "type": "about:blank",
-            "title": HTTPStatus(status).phrase,
-            "status": status,
-            "detail": "The request is not valid HTTP.",
-        }
-        response.body = json.dumps(problem).encode()
-        response.headers["Content-Type"] = "application/problem+json"
-        return response
+        problem = problem_response(status, "The request is not valid HTTP.")
+        problem.force_close()
+        return problem
 
 
 class _Server(web.Server):
@@ -49,6 +43,16 @@ class _Runner(web.AppRunner):
     async def _make_server(self) -> web.Server:
         server = await super()._make_server()
         server.__class__ = _Server
+        handle = server.request_handler
+
+        async def handler(request: BaseRequest) -> web.StreamResponse:
+            # aiohttp answers an expectation that it does not know before any middleware, and fails
+            # where it cannot repeat it.
+            if request.headers.get("Expect", "100-continue").lower() != "100-continue":
+                return problem_response(417, "The only expectation met here is 100-continue.")
+            return await handle(request)
+
+        server.request_handler = handler
         return server
 
 
@@ -66,7 +70,7 @@ def address_of(listener: socket.socket) -> str:
 
 
 async def serve(
-    app: web.Application, listener: socket.socket, *, shutdown_timeout: float = 5.0
+    app: web.Application, listener: socket.socket, *, shutdown_timeout: float = 2.0
 ) -> web.AppRunner:
     """Serve `app` on a socket; ``await runner.cleanup()`` ends it.
 

@@ -72,7 +72,7 @@ def parse_faults(arguments: list[str], prog: str) -> tuple[Faults, argparse.Name
     add("--port", type=whole(0, 65535), default=8081, help="port to listen on, if run by itself")
     given = parser.parse_args(arguments)
     faults = Faults(**{field: getattr(given, field) for field in Faults.__dataclass_fields__})
-    if faults.never + faults.twice + faults.late + faults.error > 1:
+    if faults.never + faults.twice + faults.late + faults.error > 1 + 1e-9:
         parser.error("--never, --twice, --late and --error must not exceed 1 together")
     return faults, given
 

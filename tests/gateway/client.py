@@ -114,7 +114,9 @@ class Client:
         await eventually(are_pending, f"{count} pending", within)
 
     @asynccontextmanager
-    async def waiting(self, count: int, **headers: str) -> AsyncIterator[list[asyncio.Task[Answer]]]:
+    async def waiting(
+        self, count: int, **headers: str
+    ) -> AsyncIterator[list[asyncio.Task[Answer]]]:
         """Have so many jobs under way, by clients that leave in the end if they still wait."""
         before = (await self.stats())["pending"]
         tasks = [asyncio.create_task(self.job({"n": n}, **headers)) for n in range(count)]
@@ -136,7 +138,11 @@ def job_request(
     sized: bool = True,
 ) -> bytes:
     """Return the bytes of a request."""
-    lines = [method + b" " + path + b" HTTP/1.1", b"Host: gateway", b"Content-Type: " + content_type]
+    lines = [
+        method + b" " + path + b" HTTP/1.1",
+        b"Host: gateway",
+        b"Content-Type: " + content_type,
+    ]
     if sized:
         lines.append(b"Content-Length: %d" % len(body))
     return b"\r\n".join([*lines, *fields, b"", body])

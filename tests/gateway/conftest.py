@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
+from typing import BinaryIO
 
 import pytest
 from aiohttp import ClientSession, TCPConnector, web
@@ -31,6 +33,8 @@ def shared_gateways() -> Iterator[Callable[..., Gateway]]:
         return running[options]
 
     yield start
+    for gateway in running.values():
+        gateway.signal(signal.SIGTERM)  # to all of them first: so they stop at the same time
     for gateway in running.values():
         gateway.stop()
 
@@ -100,14 +104,14 @@ class Upstream:
         self.seen.append((request, await request.read()))
         return await self.answer(request)
 
-    async def job_taken(self) -> str:
-        """Wait until there is a job, and return the URL to call back."""
+    async def job_taken(self, count: int = 1) -> str:
+        """Wait until there are so many jobs, and return the URL of the last to call back."""
         async with asyncio.timeout(5):
-            while not self.seen:
+            while len(self.seen) < count:
                 await asyncio.sleep(0.005)
         return self.seen[-1][0].headers["Callback-URL"]
 
-    async def call_back(self, url: str, body: bytes = b"{}", **options) -> int:
+    async def call_back(self, url: str, body: bytes | BinaryIO = b"{}", **options) -> int:
         """Call back, and return the status of the answer."""
         async with self._session.post(url, data=body, **options) as response:
             await response.read()

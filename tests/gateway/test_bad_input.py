@@ -64,6 +64,9 @@ REFUSED = {
     "deflate that is none": (400, job_request(b"no deflate", DEFLATE)),
     "deflate cut short": (400, job_request(zlib.compress(b'{"n": 1}')[:-6], DEFLATE)),
     "an expectation unheard of": (417, job_request(b"{}", b"Expect: the-unexpected")),
+    "an expectation that is no text": (417, job_request(b"{}", b"Expect: \xff")),
+    "an expectation elsewhere": (417, GET.replace(b"gateway", b"gateway\r\nExpect: x") % b"/stats"),
+    "an expectation nowhere": (417, GET.replace(b"gateway", b"gateway\r\nExpect: \xff") % b"/x"),
     "an unknown path": (404, GET % b"/nowhere"),
     "another unknown path": (404, job_request(path=b"/v1/jobs/")),
     "a path that climbs": (404, GET % b"/v1/jobs/../../stats/../etc/passwd"),
@@ -204,9 +207,7 @@ async def test_gzip_that_turns_out_to_be_broken_later_is_a_400(impatient):
 
 async def test_what_follows_a_bad_request_on_its_connection_is_not_answered(impatient):
     smuggled = NO_HTTP["a length and chunks"] + b"GET /stats HTTP/1.1\r\nHost: gateway\r\n\r\n"
-    reader, writer = await asyncio.open_connection(
-        impatient.gateway.host, impatient.gateway.port
-    )
+    reader, writer = await asyncio.open_connection(impatient.gateway.host, impatient.gateway.port)
     writer.write(smuggled)
     async with asyncio.timeout(5):
         everything = await reader.read()

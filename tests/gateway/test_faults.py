@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import io
 import socket
 
 import pytest
@@ -103,7 +104,6 @@ async def test_an_upstream_that_refuses_is_a_502(scripted, upstream, status):
     answer = await scripted.job({})
     assert answer.is_problem(502)
     assert "secret" not in answer.body.decode()
-    assert await upstream.call_back(await upstream.job_taken()) == 410
 
 
 async def test_an_upstream_that_hangs_up_is_a_502(scripted, upstream):
@@ -191,7 +191,7 @@ async def test_a_callback_that_is_too_large_is_a_413_and_the_job_waits_on(script
     url = await upstream.job_taken()
     before = scripted.gateway.peak_memory()
     bomb = gzip.compress(bytes(100_000_000))
-    assert await upstream.call_back(url, bytes(1_048_577)) == 413
+    assert await upstream.call_back(url, io.BytesIO(bytes(1_048_577))) == 413
     assert await upstream.call_back(url, bomb, headers={"Content-Encoding": "gzip"}) == 413
     assert scripted.gateway.peak_memory() - before < 10_000_000
     assert (await scripted.stats())["pending"] == 1
@@ -217,7 +217,9 @@ async def test_a_callback_that_is_broken_is_a_400_and_the_job_waits_on(scripted,
     assert (await asking).json == "ok"
 
 
-@pytest.mark.parametrize("content_type", [b"\xff", b"text/html; charset=\xc3\xa9", b"x" * 4_000, b""])
+@pytest.mark.parametrize(
+    "content_type", [b"\xff", b"text/html; charset=\xc3\xa9", b"x" * 4_000, b""]
+)
 async def test_a_callback_of_any_content_type_gives_its_body(scripted, upstream, content_type):
     asking = asyncio.create_task(scripted.job({}))
     path = (await upstream.job_taken()).removeprefix(scripted.gateway.url).encode()

@@ -97,6 +97,7 @@ async def test_no_payload_token_or_header_gets_into_the_log(own, upstream):
     assert (await asking).body == b"canary"
     await client.get("/v1/jobs/canary?canary=canary")
     location = (await client.job({}, Prefer="respond-async")).headers["Location"]
+    assert await upstream.call_back(await upstream.job_taken(2)) == 204
     await exchange(client.gateway, b"GET /canary HTTP/canary\r\n\r\n")
     await exchange(client.gateway, job_request(b'{"canary": '))
     everything = "\n".join(client.gateway.output + client.gateway.errors)

@@ -9,10 +9,12 @@ import time
 import pytest
 
 from correlator.aiohttp import CallbackTokens
+from examples.gateway.options import parse_options
+from examples.gateway.upstream import parse_faults
 
 from .process import run_to_end
 
-KEY = "a key of sixteen bytes, or more"
+KEY = "a key of sixteen bytes or more"
 
 REFUSED = [
     ("--port", "x"),
@@ -65,17 +67,37 @@ def complaint(*arguments: str, **environment: str) -> str:
 
 
 @pytest.mark.parametrize(("option", "value"), REFUSED)
-def test_a_bad_option_is_named_with_its_value(option, value):
-    wrong = complaint(option, value)
+def test_a_bad_option_is_named_with_its_value(option, value, capsys):
+    with pytest.raises(SystemExit) as leaving:
+        parse_options([option, value])
+    assert leaving.value.code == 2
+    wrong = capsys.readouterr().err.splitlines()[-1]
     assert option in wrong
     assert repr(value) in wrong
 
 
 @pytest.mark.parametrize(("option", "value"), SIMULATOR_REFUSED)
-def test_a_bad_option_of_the_simulator_is_named_with_its_value(option, value):
-    wrong = complaint("--port", "0", "--", option, value)
+def test_a_bad_option_of_the_simulator_is_named_with_its_value(option, value, capsys):
+    with pytest.raises(SystemExit) as leaving:
+        parse_faults([option, value], "simulator")
+    assert leaving.value.code == 2
+    wrong = capsys.readouterr().err.splitlines()[-1]
     assert option in wrong
     assert repr(value) in wrong
+
+
+def test_the_gateway_leaves_with_one_clear_line_and_no_traceback():
+    assert "'65536'" in complaint("--port", "65536")
+    assert "'nan'" in complaint("--timeout", "nan")
+    assert "'2'" in complaint("--port", "0", "--", "--never", "2")
+
+
+def test_shares_that_make_one_together_are_taken():
+    for shares in ((0.1, 0.2, 0.3, 0.4), (0.7, 0.1, 0.1, 0.1), (0.2, 0.4, 0.3, 0.1), (1, 0, 0, 0)):
+        names = ("--never", "--twice", "--late", "--error")
+        words = [word for name, each in zip(names, shares, strict=True) for word in (name, each)]
+        faults, _ = parse_faults([str(word) for word in words], "simulator")
+        assert (faults.never, faults.twice, faults.late, faults.error) == shares
 
 
 def test_shares_that_are_too_much_together_are_named():

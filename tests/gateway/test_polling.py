@@ -106,9 +106,7 @@ async def test_each_of_many_polled_jobs_has_its_own_result(client):
 
 async def test_a_job_outlives_the_deadline_of_a_client_that_was_answered(client_of):
     client = client_of(*SHORT)
-    answer = await client.job(
-        {"n": 1}, Prefer="respond-async", X_Envoy_Expected_Rq_Timeout_Ms="50"
-    )
+    answer = await client.job({"n": 1}, Prefer="respond-async", X_Envoy_Expected_Rq_Timeout_Ms="50")
     assert answer.status == 202
     assert (await ended(client, answer.headers["Location"])).json == {"result": {"n": 1}}
 

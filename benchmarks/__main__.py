@@ -73,7 +73,10 @@ def weighing(size):
 def leaking(size):
     case = f"{size.leaked:,} mixed requests"
     progress("leak", case)
-    return {case: run_alone(leak, count=size.leaked)}
+    return {
+        case + ", trimmed" * trimmed: run_alone(leak, count=size.leaked, trimmed=trimmed)
+        for trimmed in (False, True)
+    }
 
 
 SECTIONS = {
@@ -119,9 +122,9 @@ def parse(argv):
     if options.rounds is not None and options.rounds < 1:
         parser.error("--rounds must be at least 1")
     quick = options.quick
-    options.rounds = options.rounds or (5 if quick else 21)
+    options.rounds = options.rounds or (5 if quick else 15)
     options.requests = 2_000 if quick else 10_000
-    options.heavy_rounds = 1 if quick else 5
+    options.heavy_rounds = 1 if quick else 3
     options.pending = 50_000 if quick else 500_000
     options.awaited = 20_000
     options.idle_seconds = 1.0 if quick else 2.0

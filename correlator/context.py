@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from contextvars import ContextVar, Token
 from typing import Any, NamedTuple
 
@@ -99,7 +99,9 @@ def enter_pending(request_id: Any, deadline: float) -> Token[Scope]:
 
 def leave_pending(token: Token[Scope]) -> None:
     """Undo `enter_pending`."""
-    # Entered in another context, as a fixture or an async generator may be, it raises: what was
-    # set there went with that context, and there is nothing here to put back.
-    with suppress(ValueError):
+    try:
         ambient.reset(token)
+    except ValueError:
+        # Entered in another context, as a fixture or an async generator may be: what was set
+        # there went with that context, and there is nothing here to put back.
+        return

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import threading
+import time
 import weakref
 from collections.abc import Awaitable, Callable, Hashable, Iterable
 from itertools import islice
@@ -113,7 +114,10 @@ class Correlator(Ledger[K, V]):
                 f"make a new one"
             )
         self._loop = asyncio.get_running_loop()
-        self._time = self._loop.time
+        # What the loops of asyncio call themselves; a call less, twice a request.
+        time_of_loop = getattr(self._loop.time, "__func__", None)
+        is_asyncios = time_of_loop is asyncio.BaseEventLoop.time
+        self._time = time.monotonic if is_asyncios else self._loop.time
         self._new_waiter = self._loop.create_future
         self._reaper = Reaper(
             name=self.name,
@@ -250,7 +254,7 @@ class Correlator(Ledger[K, V]):
         else:
             pending = self._register(request_id, timeout, context, size, reuse, None, None, False)
         if send is not None:
-            return await self._exchange(pending, send)
+            await self._send(pending, send)
         # `return await pending`, written out: a generator less on the path of every request.
         if pending._outcome is None:
             waiter = self._new_waiter()
@@ -264,32 +268,32 @@ class Correlator(Ledger[K, V]):
             return pending._result  # type: ignore[no-any-return]  # a V, by `resolve`
         raise pending._error()
 
-    async def _exchange(self, pending: Pending[K, V], send: Callable[[K], Awaitable[object]]) -> V:
-        """Send a registered request, unless it is over already, and wait for its response."""
-        if pending._outcome is None:
-            pending._sending = cast("asyncio.Task[Any]", asyncio.current_task())
-            cancelling = pending._sending.cancelling()
-            token = enter_pending(pending.request_id, pending.deadline)
-            try:
-                await send(pending.request_id)
-            except BaseException as error:
-                if pending._outcome is None:
-                    pending._sending = None
-                    self._settle(pending, Outcome.CANCELLED, None)
-                    raise
-                ending = end_sending(pending, cancelling, error)
-                if ending == "raise":
-                    raise
-                if ending == "cancelled":
-                    await deliver_cancellation(error)
-            else:
-                if pending._outcome is None:
-                    pending._sending = None
-                elif end_sending(pending, cancelling, None) == "cancelled":
-                    await deliver_cancellation(None)
-            finally:
-                leave_pending(token)
-        return await pending
+    async def _send(self, pending: Pending[K, V], send: Callable[[K], Awaitable[object]]) -> None:
+        """Send a registered request, unless it is over already."""
+        if pending._outcome is not None:
+            return
+        pending._sending = cast("asyncio.Task[Any]", asyncio.current_task(self._loop))
+        cancelling = pending._sending.cancelling()
+        token = enter_pending(pending.request_id, pending.deadline)
+        try:
+            await send(pending.request_id)
+        except BaseException as error:
+            if pending._outcome is None:
+                pending._sending = None
+                self._settle(pending, Outcome.CANCELLED, None)
+                raise
+            ending = end_sending(pending, cancelling, error)
+            if ending == "raise":
+                raise
+            if ending == "cancelled":
+                await deliver_cancellation(error)
+        else:
+            if pending._outcome is None:
+                pending._sending = None
+            elif end_sending(pending, cancelling, None) == "cancelled":
+                await deliver_cancellation(None)
+        finally:
+            leave_pending(token)
 
     # -- replies -------------------------------------------------------------------------------
 

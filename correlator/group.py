@@ -93,7 +93,9 @@ class Group(Generic[K, V]):
             check_callable("send", send)
         correlator = self._correlator
         pending = await correlator._admit(request_id, timeout, context, size, reuse, self)
-        return await (pending if send is None else correlator._exchange(pending, send))
+        if send is not None:
+            await correlator._send(pending, send)
+        return await pending
 
     def close(self, error: Exception | None = None) -> int:
         """End everything pending in this group, at once, and refuse what comes after.

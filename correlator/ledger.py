@@ -142,7 +142,8 @@ class Ledger(Generic[K, V]):
                 timeout = check_seconds("timeout", timeout)
             deadline = now + timeout
             outer = ambient.get()[1]
-            deadline = min(deadline, outer)
+            if outer < deadline:
+                deadline = outer
         if size.__class__ is not int or size < 0:
             check_bound("size", size, least=0)
         if request_id is None:

@@ -61,7 +61,9 @@ class Reaper:
 
     def advance(self) -> None:
         """Look earlier than planned: what is due first has changed."""
-        self._set_alarm(self._next_due())
+        due = self._next_due()
+        if due != self.alarm_at:
+            self._set_alarm(due)
 
     def stop(self) -> None:
         """Stop for good. Its task ends in the next turn of the loop."""

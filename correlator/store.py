@@ -275,9 +275,10 @@ class ExpiringStore(Generic[K, V]):
 
     def _drop(self, slot: _Slot[K, V], keys: list[K]) -> None:
         """Forget keys that were just taken out of `slot`, and the slot if it is empty."""
+        entries, sizes = self._entries, self._sizes
         for key in keys:
-            del self._entries[key]
-            if self._sizes:
-                self.bytes -= self._sizes.pop(key, 0)
+            del entries[key]
+        if sizes:
+            self.bytes -= sum(sizes.pop(key, 0) for key in keys)
         if not slot and slot is not self._newest and self._slots.get(slot.tick) is slot:
             del self._slots[slot.tick]

@@ -336,6 +336,25 @@ async def test_what_works_for_all_keeps_nobodys_context_variables():
     await correlator.aclose()
 
 
+async def test_a_send_that_goes_on_keeps_nothing_of_whoever_brought_the_reply(correlator):
+    """The timer that would interrupt it at the deadline is set by him, and outlives him."""
+    variable, watched = contextvars.ContextVar("variable"), {}
+
+    async def bring_the_reply():
+        thing = Thing()
+        watched["thing"] = weakref.ref(thing)
+        variable.set(thing)
+        correlator.resolve("a", 1)
+
+    waiting = asyncio.create_task(correlator.correlate("a", send=lambda request_id: elapse(2.0)))
+    await turns(2)
+    await asyncio.create_task(bring_the_reply())
+    await turns(1)
+    assert not waiting.done()
+    assert alive(watched) == []
+    assert await waiting == 1
+
+
 async def test_a_reaper_does_not_inherit_the_ambient_request():
     """What observers see when the reaper calls them is no request's scope."""
     variable = contextvars.ContextVar("variable", default="clean")

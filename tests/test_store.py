@@ -291,6 +291,31 @@ def test_a_slot_gives_back_the_room_of_what_was_removed():
     assert sorted(map(int, all_due(store, 15.0))) == list(range(0, 10_000, 100))
 
 
+def test_giving_back_room_is_not_done_at_each_removal(monkeypatch):
+    shrunk = []
+    shrink = ExpiringStore._shrink
+    monkeypatch.setattr(
+        ExpiringStore, "_shrink", lambda store, slot: shrunk.append(slot) or shrink(store, slot)
+    )
+    store = filled(10_000)
+    store.add("next slot", 0, 20.0)
+    for number in range(10_000):
+        store.pop(number)
+    assert 1 <= len(shrunk) <= 10
+
+
+def test_a_slot_that_is_opened_again_may_run_empty_and_fill_again():
+    store = make()
+    store.add("a", "a", 10.0)
+    store.add("b", "b", 20.0)
+    store.add("c", "c", 10.0)
+    store.pop("a")
+    store.pop("c")
+    store.add("d", "d", 10.0)
+    assert store.next_due() == store.leaves_at("d")
+    assert store.due(15.0, 10) == ["d"]
+
+
 def test_slots_that_run_empty_leave_nothing():
     store = make()
     for number in range(50_000):

@@ -11,7 +11,7 @@ from typing import BinaryIO
 import pytest
 from aiohttp import ClientSession, TCPConnector, web
 
-from .client import Client
+from .client import Client, eventually
 from .process import Gateway
 
 # The gateway's loop is its own process's; which loop its clients run on makes no difference.
@@ -106,9 +106,11 @@ class Upstream:
 
     async def job_taken(self, count: int = 1) -> str:
         """Wait until there are so many jobs, and return the URL of the last to call back."""
-        async with asyncio.timeout(5):
-            while len(self.seen) < count:
-                await asyncio.sleep(0.005)
+
+        async def are_there() -> bool:
+            return len(self.seen) >= count
+
+        await eventually(are_there, f"{count} jobs taken")
         return self.seen[-1][0].headers["Callback-URL"]
 
     async def call_back(self, url: str, body: bytes | BinaryIO = b"{}", **options) -> int:

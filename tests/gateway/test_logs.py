@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import subprocess
+import sys
 
 from .client import eventually, exchange, job_request
+from .process import ROOT
 
 NEVER = ("--timeout", "0.3", "--", "--never", "1.0")
 
@@ -127,3 +131,37 @@ async def test_a_method_that_nobody_knows_breaks_no_line(client):
         answer = await exchange(client.gateway, request)
         assert answer.is_problem(405) if method != b"X-EVIL" else answer.is_problem(400)
     client.gateway.check_log()
+
+
+async def test_a_client_that_left_is_not_logged_as_a_failure_of_the_gateway(own):
+    client = own("--timeout", "30", "--", "--never", "1.0")
+    async with client.waiting(1, X_Request_ID="gone"):
+        pass
+    await client.idle()
+    (line,) = [each for each in await lines_of(client, "gone", 2) if each["event"] == "request"]
+    assert line["route"] == "/v1/jobs"
+    assert line["status"] != 500  # which nobody was sent
+
+
+def test_an_exception_is_logged_with_what_it_was_and_where():
+    crash = """
+import structlog
+from examples.gateway.logs import configure_logging
+configure_logging("info")
+try:
+    1 / 0
+except ZeroDivisionError:
+    structlog.get_logger("gateway").exception("handler_crashed")
+"""
+    done = subprocess.run(  # noqa: S603  # our own code
+        [sys.executable, "-W", "error", "-c", crash],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=True,
+    )
+    (line,) = done.stderr.splitlines()
+    assert json.loads(line)["event"] == "handler_crashed"
+    assert "ZeroDivisionError" in line
+    assert "1 / 0" in line or "line 6" in line

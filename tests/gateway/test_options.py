@@ -156,7 +156,7 @@ async def test_it_listens_on_ipv6_too(own):
 
 
 async def test_a_gateway_that_listens_everywhere_is_called_back_on_this_machine(own):
-    client = own("--host", "0.0.0.0", "--", "--delay", "0.01")
+    client = own("--host", "0.0.0.0", "--", "--delay", "0.01")  # noqa: S104  # that is what is tested
     assert (await client.job({"n": 0})).json == {"result": {"n": 0}}
 
 

@@ -43,6 +43,9 @@ soak: $(VENV)/test ## Ten million random operations, with faults.
 soak-quick: $(VENV)/test ## The same with 200,000, as a smoke test.
 	$(BIN)/python -m tests.soak --operations 200000 $(ARGS)
 
+mutants: $(VENV)/mutants ## Break the code in every small way; is each one noticed?
+	$(BIN)/python -m tests.mutants $(ARGS)
+
 format: $(VENV)/check ## Format the code.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .

@@ -39,8 +39,6 @@ V = TypeVar("V", default=Any)
 
 _get_ident = threading.get_ident
 
-_NEW_ID: Any = new_request_id  # for the default K, which is str
-
 # Looked up once: an attribute of an enum costs more than a global.
 _MATCHED = Disposition.MATCHED
 _RESOLVED = Outcome.RESOLVED
@@ -82,7 +80,7 @@ class Correlator(Ledger[K, V]):
         max_waiting: int = 1_000,
         remember: float = 60.0,
         max_remembered: int = 100_000,
-        new_id: Callable[[], K] = _NEW_ID,
+        new_id: Callable[[], K] = new_request_id,  # type: ignore[assignment]  # K is str by default
         observers: Iterable[Observer] = (),
         name: str = "default",
         resolution: float = 0.05,

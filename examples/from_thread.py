@@ -21,7 +21,6 @@ def blocking_client(
         answered = correlator.resolve_threadsafe(request_id, text.upper())
         # The future tells what became of the reply. Wait for it here, never on the loop's thread.
         disposition = answered.result(timeout=5)
-        print(f"the reply to {text!r} was {disposition}")
         assert disposition is Disposition.MATCHED
 
 
@@ -35,7 +34,7 @@ async def main() -> None:
             for word in ("ship", "pay", "refund"):
                 with correlator.register() as pending:
                     requests.put((pending.request_id, word))
-                    print(f"{word} -> {await pending}")
+                    print(f"{word} -> {await pending}, {pending.outcome} by the thread")
         finally:
             requests.put(None)
             await asyncio.to_thread(thread.join)

@@ -124,6 +124,14 @@ def _leak_marks(results):
             yield Mark(f"memory grown after {case}, MB", numbers["grown"] / 1e6, 1)
 
 
+def _gateway_marks(results):
+    ratios = results["the gateway, x the other"]
+    served = f"gateway: requests per %s, x with a {LEAKY}"
+    yield Mark(served % "second", ratios["requests_per_s"], 0.8, at_least=True)
+    # The same where nothing but the gateway's process limits it; others' work does not count.
+    yield Mark(served % "CPU second", 1 / ratios["cpu_us"], 0.8, at_least=True)
+
+
 _MARKS_OF = {
     "throughput": _throughput_marks,
     "ids": _id_marks,
@@ -131,4 +139,5 @@ _MARKS_OF = {
     "idle": _idle_marks,
     "weight": _weight_marks,
     "leak": _leak_marks,
+    "gateway": _gateway_marks,
 }

@@ -433,6 +433,10 @@ class Correlator(Ledger[K, V]):
         """How many are pending."""
         return len(self._store)
 
+    def __bool__(self) -> bool:
+        """Always true: an idle correlator is still one."""
+        return True
+
     def __contains__(self, request_id: object) -> bool:
         """Whether that id is pending."""
         return request_id in self._store

@@ -129,7 +129,10 @@ class CorrelatorClosed(CorrelationError):
 
 def shown(request_id: object) -> str:
     """Return an id for a message or a log line: its `repr`, so without line breaks, and cut."""
-    text = repr(request_id)
+    try:
+        text = repr(request_id)
+    except Exception:  # an int of thousands of digits, or a class with a fault
+        text = f"<{type(request_id).__name__}>"
     return text if len(text) <= 140 else f"{text[:137]}..."
 
 

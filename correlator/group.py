@@ -46,6 +46,10 @@ class Group(Generic[K, V]):
         """How many are pending in it."""
         return len(self._members)
 
+    def __bool__(self) -> bool:
+        """Always true: an empty group is still one."""
+        return True
+
     @property
     def closed(self) -> bool:
         """Whether `close` was called. A closed group takes no more requests."""

@@ -121,29 +121,30 @@ class Ledger(Generic[K, V]):
         size: int,
         reuse: bool,
         group: Group[K, V] | None,
-        deadline: float | None,
+        queued: Ticket[K, V] | None,
         may_wait: bool,
     ) -> Pending[K, V]:
         """Put an entry into the store: the only code that does.
 
-        `deadline` is given for a caller from the queue, who set it when he joined. Where
-        `may_wait`, a full store raises `StoreFull`, which is no refusal yet.
+        `queued` is the ticket of a caller from the queue, on whose behalf somebody else calls this.
+        Where `may_wait`, a full store raises `StoreFull`, which is no refusal yet.
         """
         if self._intake != _get_ident():
             if self._thread == _get_ident():
                 raise self._refuse(self._closed())
             raise self._out_of_order("register")
         now = self._time()
-        from_queue = deadline is not None
-        if deadline is None:
+        if queued is None:
+            correlation_id, outer, _ = ambient.get()
             if timeout is None:
                 timeout = self._timeout
             elif timeout.__class__ is not float or not 0.0 < timeout <= MAX_SECONDS:
                 timeout = check_seconds("timeout", timeout)
             deadline = now + timeout
-            outer = ambient.get()[1]
             if outer < deadline:
                 deadline = outer
+        else:
+            correlation_id, deadline = queued.correlation_id, queued.deadline
         if size.__class__ is not int or size < 0:
             check_bound("size", size, least=0)
         if request_id is None:
@@ -161,9 +162,9 @@ class Ledger(Generic[K, V]):
                 settled_ago = self._remembered.settled_ago(request_id, now)
                 if settled_ago is not None:
                     raise self._refuse(refusals.duplicate(request_id, settled_ago))
-            if self._waiting and not from_queue:
+            if self._waiting and queued is None:
                 raise StoreFull  # there are others before this one
-            pending = Pending(self, request_id, now, deadline, context, size, group)
+            pending = Pending(self, request_id, now, deadline, context, size, group, correlation_id)
             self._store.add(request_id, pending, deadline, size)
         except KeyError:
             raise self._refuse(refusals.duplicate(request_id, None)) from None
@@ -237,7 +238,7 @@ class Ledger(Generic[K, V]):
             ticket.size,
             ticket.reuse,
             ticket.group,
-            ticket.deadline,
+            ticket,
             False,
         )
 

@@ -93,6 +93,8 @@ class Pending(Generic[K, V]):
         context: what the caller gave at registration, for whoever gets the reply.
         size: bytes it counts against `max_pending_bytes`.
         deadline: when it ends, in seconds on the loop's clock.
+        correlation_id: the ambient request id where it was registered, or None: the one that logs
+            and headers carry, and that tells for whom it was asked.
     """
 
     __slots__ = (
@@ -107,6 +109,7 @@ class Pending(Generic[K, V]):
         "_tokens",
         "_waiters",
         "context",
+        "correlation_id",
         "deadline",
         "request_id",
         "size",
@@ -124,6 +127,7 @@ class Pending(Generic[K, V]):
         context: Any,
         size: int,
         group: Group[K, V] | None,
+        correlation_id: str | None,
     ) -> None:
         self._ledger = ledger
         self.request_id = request_id
@@ -132,6 +136,7 @@ class Pending(Generic[K, V]):
         self.context = context
         self.size = size
         self._group = group
+        self.correlation_id = correlation_id
         self._outcome: Outcome | None = None
         self._waiters: tuple[asyncio.Future[None], ...] = ()
         self._tokens: tuple[Token[Scope], ...] = ()

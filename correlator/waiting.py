@@ -10,6 +10,7 @@ from typing import Any, Generic
 import anyio
 from typing_extensions import TypeVar
 
+from .context import current_request_id
 from .group import Group
 from .pending import Pending
 
@@ -22,7 +23,16 @@ V = TypeVar("V", default=Any)
 class Ticket(Generic[K, V]):
     """One caller's place in the queue: what he will register, and by when."""
 
-    __slots__ = ("answer", "context", "deadline", "group", "request_id", "reuse", "size")
+    __slots__ = (
+        "answer",
+        "context",
+        "correlation_id",
+        "deadline",
+        "group",
+        "request_id",
+        "reuse",
+        "size",
+    )
 
     def __init__(
         self,
@@ -39,6 +49,7 @@ class Ticket(Generic[K, V]):
         self.reuse = reuse
         self.group = group
         self.deadline = deadline
+        self.correlation_id = current_request_id()
         # The pending that was registered for him, or why none was: a result in either case, so
         # that nothing is left unretrieved when he leaves in the same turn.
         self.answer: asyncio.Future[Pending[K, V] | Exception] = (

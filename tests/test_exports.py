@@ -76,6 +76,7 @@ def test_the_public_methods_are_these():
         "age",
         "cancel",
         "context",
+        "correlation_id",
         "deadline",
         "group",
         "outcome",

@@ -6,6 +6,7 @@ from typing import Any
 
 import structlog
 
+from ..context import current_request_id
 from ..errors import CorrelationError, shown
 from ..pending import Disposition, Outcome, Pending
 
@@ -26,7 +27,8 @@ class StructlogObserver:
 
     The events are ``correlator.request_registered``, ``correlator.request_`` and the outcome,
     ``correlator.request_refused``, and ``correlator.reply_`` and the disposition, with
-    ``request_id``, ``age_s`` and ``timeout_s`` (seconds) where there are such. Contexts and
+    ``request_id`` (the id that pairs), ``correlation_id`` (the ambient one, see
+    `current_request_id`), ``age_s`` and ``timeout_s`` (seconds) where there are such. Contexts and
     responses are never logged.
 
     Args:
@@ -40,8 +42,8 @@ class StructlogObserver:
         """Log ``request_registered`` at debug."""
         self._log.debug(
             "correlator.request_registered",
-            request_id=_loggable(pending.request_id),
             timeout_s=round(pending.timeout, 6),
+            **_ids(pending.request_id, pending.correlation_id),
         )
 
     def settled(self, pending: Pending[Any, Any]) -> None:
@@ -50,23 +52,31 @@ class StructlogObserver:
         assert outcome is not None, "a settled request has an outcome"
         getattr(self._log, _LEVELS[outcome])(
             f"correlator.request_{outcome}",
-            request_id=_loggable(pending.request_id),
             age_s=round(pending.age, 6),
             timeout_s=round(pending.timeout, 6),
+            **_ids(pending.request_id, pending.correlation_id),
         )
 
     def unmatched(self, request_id: Any, disposition: Disposition) -> None:
         """Log ``reply_late``, ``reply_duplicate`` or ``reply_unknown`` at warning."""
-        self._log.warning(f"correlator.reply_{disposition}", request_id=_loggable(request_id))
+        ids = _ids(request_id, current_request_id())
+        self._log.warning(f"correlator.reply_{disposition}", **ids)
 
     def refused(self, error: CorrelationError) -> None:
         """Log ``request_refused`` at warning."""
         self._log.warning(
             "correlator.request_refused",
-            request_id=_loggable(error.request_id),
             error=type(error).__name__,
             reason=str(error),
+            **_ids(error.request_id, current_request_id()),
         )
+
+
+def _ids(request_id: Any, correlation_id: str | None) -> dict[str, Any]:
+    ids: dict[str, Any] = {"request_id": _loggable(request_id)}
+    if correlation_id is not None:
+        ids["correlation_id"] = correlation_id
+    return ids
 
 
 def _loggable(request_id: Any) -> str | int | None:

@@ -162,7 +162,7 @@ async def post_job(request: web.Request) -> web.StreamResponse:
     job = request.app[JOBS].start(work)
     # The client's own deadline is for the answer, which may be a 202; the job has its own.
     deadline = remaining_time()
-    patience = min(preferences.patience, options.timeout)
+    patience = preferences.patience
     result = await job.wait(patience if deadline is None else min(patience, deadline))
     response = _pending_response(job.id) if result is None else _result_response(result)
     response.headers["Preference-Applied"] = preferences.applied

@@ -13,6 +13,7 @@ from correlator import (
     Correlator,
     DuplicateRequest,
     RequestTimeout,
+    request_scope,
 )
 from correlator.observers.structlog import StructlogObserver
 
@@ -206,3 +207,40 @@ async def test_nothing_secret_is_in_any_line_or_repr_or_message(caplog):
     assert CANARY not in caplog.text
     assert CANARY not in repr(lines)
     assert CANARY not in "\n".join(shown)
+
+
+async def test_a_timeout_names_the_request_for_which_it_was_asked():
+    """The reaper logs it, outside of every request: the id in force at registration tells whose."""
+    with capture_logs() as logs:
+        async with Correlator(observers=[StructlogObserver()]) as correlator:
+            with request_scope("from-outside"):
+                correlator.register("a", timeout=1.0)
+            correlator.register("b", timeout=1.0)
+            await elapse(2.0)
+    timed_out = {
+        line["request_id"]: line.get("correlation_id")
+        for line in logs
+        if line["event"] == "correlator.request_timed_out"
+    }
+    assert timed_out == {"a": "from-outside", "b": None}
+
+
+async def test_who_waited_for_a_place_is_logged_with_his_own_id():
+    """Whoever frees the place registers for him, in a context that is not his."""
+    with capture_logs() as logs:
+        async with Correlator(
+            max_pending=1, when_full="wait", observers=[StructlogObserver()]
+        ) as correlator:
+            correlator.register("first")
+            with request_scope("his"):
+                waiting = asyncio.create_task(correlator.correlate("second"))
+            await elapse(0.1)
+            with request_scope("of whoever frees it"):
+                correlator.resolve("first", 1)
+                correlator.resolve("second", 2)
+            assert await waiting == 2
+    assert [
+        line.get("correlation_id")
+        for line in logs
+        if line["event"] == "correlator.request_registered"
+    ] == [None, "his"]

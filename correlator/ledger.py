@@ -40,6 +40,7 @@ K = TypeVar("K", bound=Hashable, default=str)
 V = TypeVar("V", default=Any)
 
 _get_ident = threading.get_ident
+_blank: Any = object.__new__
 
 _FINEST = 1e-6  # seconds; a clock that has run for a while knows no finer ones
 NO_THREAD = 0  # `threading.get_ident` is never 0
@@ -158,13 +159,17 @@ class Ledger(Generic[K, V]):
                 raise self._refuse(refusals.group_full(group, request_id, self._next_place()))
         try:
             recalled = self._remembered.has(request_id)
-            if recalled and not reuse:
-                settled_ago = self._remembered.settled_ago(request_id, now)
-                if settled_ago is not None:
-                    raise self._refuse(refusals.duplicate(request_id, settled_ago))
+        except TypeError:
+            raise unhashable(request_id) from None
+        if recalled and not reuse:
+            settled_ago = self._remembered.settled_ago(request_id, now)
+            if settled_ago is not None:
+                raise self._refuse(refusals.duplicate(request_id, settled_ago))
+        pending: Pending[K, V] = _blank(Pending)
+        pending._fill(self, request_id, now, deadline, context, size, group, correlation_id)
+        try:
             if self._waiting and queued is None:
                 raise StoreFull  # there are others before this one
-            pending = Pending(self, request_id, now, deadline, context, size, group, correlation_id)
             self._store.add(request_id, pending, deadline, size)
         except KeyError:
             raise self._refuse(refusals.duplicate(request_id, None)) from None
@@ -172,8 +177,6 @@ class Ledger(Generic[K, V]):
             if may_wait and (self._max_pending_bytes is None or size <= self._max_pending_bytes):
                 raise
             raise self._refuse(self._full(size)) from None
-        except TypeError:
-            raise unhashable(request_id) from None
         if recalled:
             self._remembered.pop(request_id)
         if group is not None:

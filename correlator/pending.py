@@ -118,7 +118,7 @@ class Pending(Generic[K, V]):
     _ended_at: float
     _result: Any  # the response, or the error of a rejected or closed one
 
-    def __init__(
+    def _fill(
         self,
         ledger: Ledger[K, V],
         request_id: K,
@@ -129,6 +129,7 @@ class Pending(Generic[K, V]):
         group: Group[K, V] | None,
         correlation_id: str | None,
     ) -> None:
+        """Fill it in. `__init__` by another name: calling a class costs two calls of a method."""
         self._ledger = ledger
         self.request_id = request_id
         self._created_at = created_at

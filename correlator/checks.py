@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from .errors import shown
+
 __all__ = ["MAX_SECONDS", "check_bound", "check_callable", "check_error", "check_seconds"]
 
 MAX_SECONDS = 1e9  # about 31 years: nobody means a deadline beyond it, and clocks lose their grain
@@ -17,9 +19,9 @@ def check_seconds(name: str, value: Any) -> float:
         ValueError: it is out of range, infinite or not a number (NaN).
     """
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name} must be a number of seconds, not {value!r}")
+        raise TypeError(f"{name} must be a number of seconds, not {shown(value)}")
     if not 0 < value <= MAX_SECONDS:
-        raise ValueError(f"{name} must be above 0 and at most 1e9 seconds, not {value!r}")
+        raise ValueError(f"{name} must be above 0 and at most 1e9 seconds, not {shown(value)}")
     return float(value)
 
 
@@ -31,16 +33,16 @@ def check_bound(name: str, value: Any, *, least: int = 1) -> int:
         ValueError: it is below `least`.
     """
     if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be a whole number, not {value!r}")
+        raise TypeError(f"{name} must be a whole number, not {shown(value)}")
     if value < least:
-        raise ValueError(f"{name} must be at least {least}, not {value!r}")
+        raise ValueError(f"{name} must be at least {least}, not {shown(value)}")
     return value
 
 
 def check_callable(name: str, value: Any) -> None:
     """Raise TypeError if `value` cannot be called."""
     if not callable(value):
-        raise TypeError(f"{name} must be callable, not {value!r:.100}")
+        raise TypeError(f"{name} must be callable, not {shown(value)}")
 
 
 def check_error(name: str, value: Any) -> Exception:
@@ -52,7 +54,9 @@ def check_error(name: str, value: Any) -> Exception:
             something else to a coroutine.
     """
     if not isinstance(value, Exception) or isinstance(value, StopIteration | StopAsyncIteration):
+        # Not the value: whoever mixes up `resolve` and `reject` gives a payload here.
         raise TypeError(
-            f"{name} must be an instance of Exception (not StopIteration), not {value!r:.100}"
+            f"{name} must be an instance of Exception (and not of StopIteration), "
+            f"not {type(value).__name__}"
         )
     return value

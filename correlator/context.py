@@ -13,6 +13,7 @@ from contextvars import ContextVar, Token
 from typing import Any, NamedTuple
 
 from .checks import check_seconds
+from .errors import shown
 
 __all__ = [
     "PendingRef",
@@ -81,6 +82,8 @@ def request_scope(request_id: str | None = None, timeout: float | None = None) -
     Raises:
         TypeError, ValueError: `timeout` is no number, or not above 0 and at most 1e9.
     """
+    if request_id is not None and not isinstance(request_id, str):
+        raise TypeError(f"request_id must be a string, not {shown(request_id)}")
     outer_id, deadline, pending = ambient.get()
     if timeout is not None:
         timeout = check_seconds("timeout", timeout)
@@ -93,8 +96,12 @@ def request_scope(request_id: str | None = None, timeout: float | None = None) -
 
 
 def enter_pending(request_id: Any, deadline: float) -> Token[Scope]:
-    """Make a pending the one at hand, and its deadline the ambient one."""
-    return ambient.set((ambient.get()[0], deadline, (request_id, deadline)))
+    """Make a pending the one at hand; its deadline can only shorten the ambient one."""
+    outer_id, outer, _ = ambient.get()
+    ambient_deadline = deadline
+    if outer < ambient_deadline:
+        ambient_deadline = outer
+    return ambient.set((outer_id, ambient_deadline, (request_id, deadline)))
 
 
 def leave_pending(token: Token[Scope]) -> None:

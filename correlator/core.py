@@ -7,30 +7,28 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import threading
 import time
 import weakref
 from collections.abc import Awaitable, Callable, Hashable, Iterable
 from itertools import islice
 from types import TracebackType
-from typing import Any, Literal, Self, cast
+from typing import Any, Literal, Self
 
 import anyio
 from typing_extensions import TypeVar
 
 from .checks import check_bound, check_callable, check_error, check_seconds
-from .context import enter_pending, leave_pending
 from .errors import CorrelatorClosed
 from .group import Group
 from .ids import new_request_id
-from .ledger import NO_THREAD, Ledger, unhashable
+from .ledger import NO_THREAD, Ledger
 from .observers import Observer
 from .pending import Disposition, Outcome, Pending, PendingInfo
-from .reaper import Reaper
-from .sending import deliver_cancellation, end_sending
+from .refusals import unhashable
+from .sending import send_request
 from .stats import CorrelatorStats
-from .store import StoreFull
-from .waiting import Ticket
 
 __all__ = ["Correlator"]
 
@@ -91,6 +89,8 @@ class Correlator(Ledger[K, V]):
             timeout=timeout,
             max_pending=max_pending,
             max_pending_bytes=max_pending_bytes,
+            waits=when_full == "wait",
+            max_waiting=max_waiting,
             remember=remember,
             max_remembered=max_remembered,
             new_id=new_id,
@@ -98,8 +98,6 @@ class Correlator(Ledger[K, V]):
             name=name,
             resolution=resolution,
         )
-        self._waits = when_full == "wait"
-        self._max_waiting = check_bound("max_waiting", max_waiting)
         self._groups: weakref.WeakValueDictionary[str, Group[K, V]] = weakref.WeakValueDictionary()
         self._posting = threading.Lock()
 
@@ -117,13 +115,7 @@ class Correlator(Ledger[K, V]):
         is_asyncios = time_of_loop is asyncio.BaseEventLoop.time
         self._time = time.monotonic if is_asyncios else self._loop.time
         self._new_waiter = self._loop.create_future
-        self._reaper = Reaper(
-            name=self.name,
-            resolution=self._resolution,
-            next_due=self._store.next_due,
-            expire=self._expire,
-            context=self._context,
-        )
+        self._reaper.start(self._loop, self._time)
         self._thread = self._intake = _get_ident()
         self._state = "open"
         return self
@@ -152,7 +144,7 @@ class Correlator(Ledger[K, V]):
         self._check_thread("drain")
         self._state = "draining"
         self._intake = NO_THREAD
-        self._queue.dismiss(lambda ticket: self._refuse(self._closed(ticket)))
+        self._queue.dismiss(self._send_away)
         with anyio.move_on_after(timeout):
             while self._store:
                 emptied = self._emptied = self._emptied or anyio.Event()
@@ -174,13 +166,15 @@ class Correlator(Ledger[K, V]):
                 self._state = "closed"
                 self._thread = self._intake = NO_THREAD
             self._reaper.stop()
-            self._queue.dismiss(lambda ticket: self._refuse(self._closed(ticket)))
-            for pending in list(self._store.values()):
-                self._settle(pending, Outcome.CLOSED, self._closed(pending))
-            self._remembered.clear()
+        if self._state == "closed":
+            # All of them whatever happens, also when Ctrl-C strikes in an observer.
+            with contextlib.ExitStack() as everybody:  # what is put in last goes first
+                everybody.callback(self._remembered.clear)
+                for pending in reversed(list(self._store.values())):
+                    end = self._closed(pending)
+                    everybody.callback(self._settle, pending, Outcome.CLOSED, end)
+                everybody.callback(self._queue.dismiss, self._send_away)
         self._state = "closed"
-        if not hasattr(self, "_reaper"):
-            return  # it was never entered
         await self._reaper.wait_stopped()
         await asyncio.sleep(0)  # what other threads posted before the close gets its answer
 
@@ -212,7 +206,7 @@ class Correlator(Ledger[K, V]):
             RequestTimeout: the ambient deadline has passed already.
             TypeError, ValueError: an argument is no good; the message names it and its value.
         """
-        return self._register(request_id, timeout, context, size, reuse, None, None, False)
+        return self._register(request_id, timeout, context, size, reuse)
 
     # -- the awaitable call --------------------------------------------------------------------
 
@@ -250,9 +244,9 @@ class Correlator(Ledger[K, V]):
         if self._waits:
             pending = await self._admit(request_id, timeout, context, size, reuse, None)
         else:
-            pending = self._register(request_id, timeout, context, size, reuse, None, None, False)
+            pending = self._register(request_id, timeout, context, size, reuse)
         if send is not None:
-            await self._send(pending, send)
+            await send_request(pending, send)
         # `return await pending`, written out: a generator less on the path of every request.
         if pending._outcome is None:
             waiter = self._new_waiter()
@@ -265,33 +259,6 @@ class Correlator(Ledger[K, V]):
         if pending._outcome is _RESOLVED:
             return pending._result  # type: ignore[no-any-return]  # a V, by `resolve`
         raise pending._error()
-
-    async def _send(self, pending: Pending[K, V], send: Callable[[K], Awaitable[object]]) -> None:
-        """Send a registered request, unless it is over already."""
-        if pending._outcome is not None:
-            return
-        pending._sending = cast("asyncio.Task[Any]", asyncio.current_task(self._loop))
-        cancelling = pending._sending.cancelling()
-        token = enter_pending(pending.request_id, pending.deadline)
-        try:
-            await send(pending.request_id)
-        except BaseException as error:
-            if pending._outcome is None:
-                pending._sending = None
-                self._settle(pending, Outcome.CANCELLED, None)
-                raise
-            ending = end_sending(pending, cancelling, error)
-            if ending == "raise":
-                raise
-            if ending == "cancelled":
-                await deliver_cancellation(error)
-        else:
-            if pending._outcome is None:
-                pending._sending = None
-            elif end_sending(pending, cancelling, None) == "cancelled":
-                await deliver_cancellation(None)
-        finally:
-            leave_pending(token)
 
     # -- replies -------------------------------------------------------------------------------
 
@@ -412,7 +379,7 @@ class Correlator(Ledger[K, V]):
             unknown=self._dispositions[Disposition.UNKNOWN],
             remembered=len(self._remembered),
             oldest_age=0.0 if oldest is None else oldest.age,
-            reaper_restarts=self._reaper.restarts if hasattr(self, "_reaper") else 0,
+            reaper_restarts=self._reaper.restarts,
         )
 
     def pending(self, limit: int | None = None) -> list[PendingInfo]:
@@ -443,31 +410,6 @@ class Correlator(Ledger[K, V]):
 
     def __repr__(self) -> str:
         return f"<Correlator {self.name!r} {len(self)} of {self._max_pending} pending>"
-
-    async def _admit(
-        self,
-        request_id: K | None,
-        timeout: float | None,
-        context: Any,
-        size: int,
-        reuse: bool,
-        group: Group[K, V] | None,
-    ) -> Pending[K, V]:
-        """Register, or wait for a place and let whoever frees it register."""
-        try:
-            return self._register(
-                request_id, timeout, context, size, reuse, group, None, self._waits
-            )
-        except StoreFull:
-            if len(self._waiting) >= self._max_waiting:
-                raise self._refuse(self._full(size)) from None
-        deadline = self._deadline(self._time(), timeout)
-        # No variable for the ticket: it holds the error it may be answered with, whose traceback
-        # will hold this frame.
-        pending = await self._queue.wait(Ticket(request_id, context, size, reuse, group, deadline))
-        if pending is None:
-            raise self._refuse(self._full(size))
-        return pending
 
     def _post(
         self, verb: str, call: Callable[[K, Any], Disposition], request_id: K, what: Any

@@ -137,19 +137,22 @@ def shown(request_id: object) -> str:
 
 
 def fresh(error: _E) -> _E:
-    """Return a copy of `error` that nobody has raised yet.
+    """Return a copy of `error` that nobody has raised yet, or itself if it cannot be copied.
 
     One exception object raised to several waiters collects the traceback of each, and keeps all
     their frames.
     """
     kind = type(error)
     try:
-        copy = kind(*error.__reduce__()[1])  # what pickling would do
-    except Exception:  # it was not made from what it holds
-        builtin: Any = next(base for base in kind.__mro__ if base.__module__ == "builtins")
-        copy = builtin.__new__(kind)
-    copy.args = error.args
-    copy.__dict__.update(error.__dict__)
-    copy.__cause__ = error.__cause__
-    copy.__suppress_context__ = error.__suppress_context__
+        try:
+            copy = kind(*error.__reduce__()[1])  # what pickling would do
+        except Exception:  # it was not made from what it holds
+            builtin: Any = next(base for base in kind.__mro__ if base.__module__ == "builtins")
+            copy = builtin.__new__(kind)
+        copy.args = error.args
+        copy.__dict__.update(error.__dict__)
+        copy.__cause__ = error.__cause__
+        copy.__suppress_context__ = error.__suppress_context__
+    except Exception:
+        return error
     return copy

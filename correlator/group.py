@@ -11,6 +11,7 @@ from .checks import check_callable, check_error
 from .errors import fresh
 from .pending import Outcome, Pending
 from .refusals import group_closed
+from .sending import send_request
 
 if TYPE_CHECKING:
     from .core import Correlator
@@ -75,9 +76,7 @@ class Group(Generic[K, V]):
             CapacityExceeded: with status 429, `max_pending` of this group are pending.
             CorrelatorClosed: this group is closed.
         """
-        return self._correlator._register(
-            request_id, timeout, context, size, reuse, self, None, False
-        )
+        return self._correlator._register(request_id, timeout, context, size, reuse, self)
 
     async def correlate(
         self,
@@ -98,7 +97,7 @@ class Group(Generic[K, V]):
         correlator = self._correlator
         pending = await correlator._admit(request_id, timeout, context, size, reuse, self)
         if send is not None:
-            await correlator._send(pending, send)
+            await send_request(pending, send)
         return await pending
 
     def close(self, error: Exception | None = None) -> int:

@@ -22,7 +22,7 @@ from typing_extensions import TypeVar
 from . import refusals
 from .checks import MAX_SECONDS, check_bound, check_callable, check_seconds
 from .context import ambient
-from .errors import CapacityExceeded, CorrelationError, CorrelatorClosed, shown
+from .errors import CapacityExceeded, CorrelationError, CorrelatorClosed
 from .memory import RememberedIds
 from .observers import Observer, check_observers, notify
 from .pending import Disposition, Outcome, Pending
@@ -34,7 +34,7 @@ from .waiting import Queue, Ticket
 if TYPE_CHECKING:
     from .group import Group
 
-__all__ = ["NO_THREAD", "Ledger", "unhashable"]
+__all__ = ["NO_THREAD", "Ledger"]
 
 K = TypeVar("K", bound=Hashable, default=str)
 V = TypeVar("V", default=Any)
@@ -55,7 +55,6 @@ class Ledger(Generic[K, V]):
     _loop: asyncio.AbstractEventLoop
     _time: Callable[[], float]
     _new_waiter: Callable[[], asyncio.Future[None]]
-    _reaper: Reaper
 
     def __init__(
         self,
@@ -63,6 +62,8 @@ class Ledger(Generic[K, V]):
         timeout: float,
         max_pending: int,
         max_pending_bytes: int | None,
+        waits: bool,
+        max_waiting: int,
         remember: float,
         max_remembered: int,
         new_id: Callable[[], K],
@@ -97,6 +98,8 @@ class Ledger(Generic[K, V]):
         )
         self._queue: Queue[K, V] = Queue(self._store.fits, self._register_ticket)
         self._waiting = self._queue.tickets
+        self._waits = waits
+        self._max_waiting = check_bound("max_waiting", max_waiting)
         self._emptied: anyio.Event | None = None
 
         self._registered = 0
@@ -111,6 +114,13 @@ class Ledger(Generic[K, V]):
         # What runs on behalf of all requests (timers, the reaper) runs in this context: that of
         # whoever happened to cause it would stay referenced, with everything in it.
         self._context = contextvars.Context()
+        self._reaper = Reaper(
+            name=name,
+            resolution=self._resolution,
+            next_due=self._store.next_due,
+            expire=self._expire,
+            context=self._context,
+        )
 
     # -- the door in ---------------------------------------------------------------------------
 
@@ -121,9 +131,9 @@ class Ledger(Generic[K, V]):
         context: Any,
         size: int,
         reuse: bool,
-        group: Group[K, V] | None,
-        queued: Ticket[K, V] | None,
-        may_wait: bool,
+        group: Group[K, V] | None = None,
+        queued: Ticket[K, V] | None = None,
+        may_wait: bool = False,
     ) -> Pending[K, V]:
         """Put an entry into the store: the only code that does.
 
@@ -132,11 +142,12 @@ class Ledger(Generic[K, V]):
         """
         if self._intake != _get_ident():
             if self._thread == _get_ident():
-                raise self._refuse(self._closed())
+                raise self._refuse(refusals.draining(self.name, request_id))
             raise self._out_of_order("register")
         now = self._time()
         if queued is None:
             correlation_id, outer, _ = ambient.get()
+            # `_deadline`, written out: a call less on the path of every request.
             if timeout is None:
                 timeout = self._timeout
             elif timeout.__class__ is not float or not 0.0 < timeout <= MAX_SECONDS:
@@ -150,17 +161,19 @@ class Ledger(Generic[K, V]):
             check_bound("size", size, least=0)
         if request_id is None:
             request_id = self._new_id()
+            if request_id is None:
+                raise TypeError("new_id must return an id, not None")
         if deadline <= now:
             raise self._refuse(refusals.too_late(request_id))
         if group is not None:
             if group.closed:
-                raise self._refuse(refusals.group_closed(group, None))
+                raise self._refuse(refusals.group_shut(group, request_id))
             if group.full:
-                raise self._refuse(refusals.group_full(group, request_id, self._next_place()))
+                raise self._refuse(refusals.group_full(group, request_id))
         try:
             recalled = self._remembered.has(request_id)
         except TypeError:
-            raise unhashable(request_id) from None
+            raise refusals.unhashable(request_id) from None
         if recalled and not reuse:
             settled_ago = self._remembered.settled_ago(request_id, now)
             if settled_ago is not None:
@@ -176,7 +189,7 @@ class Ledger(Generic[K, V]):
         except StoreFull:
             if may_wait and (self._max_pending_bytes is None or size <= self._max_pending_bytes):
                 raise
-            raise self._refuse(self._full(size)) from None
+            raise self._refuse(self._full(request_id, size)) from None
         if recalled:
             self._remembered.pop(request_id)
         if group is not None:
@@ -186,6 +199,31 @@ class Ledger(Generic[K, V]):
             self._reaper.advance()
         if self._observers:
             notify(self._observers, "registered", pending)
+        return pending
+
+    async def _admit(
+        self,
+        request_id: K | None,
+        timeout: float | None,
+        context: Any,
+        size: int,
+        reuse: bool,
+        group: Group[K, V] | None,
+    ) -> Pending[K, V]:
+        """Register, or wait for a place and let whoever frees it register."""
+        try:
+            return self._register(
+                request_id, timeout, context, size, reuse, group, may_wait=self._waits
+            )
+        except StoreFull:
+            if len(self._waiting) >= self._max_waiting:
+                raise self._refuse(self._full(request_id, size)) from None
+        deadline = self._deadline(self._time(), timeout)
+        # No variable for the ticket: it holds the error it may be answered with, whose traceback
+        # will hold this frame.
+        pending = await self._queue.wait(Ticket(request_id, context, size, reuse, group, deadline))
+        if pending is None:
+            raise self._refuse(self._full(request_id, size))
         return pending
 
     # -- the door out --------------------------------------------------------------------------
@@ -215,13 +253,15 @@ class Ledger(Generic[K, V]):
         pending._waiters = ()
         if pending._sending is not None:
             interrupt_sending(pending, self._loop, self._context)
-        if self._observers:
-            notify(self._observers, "settled", pending)
-        if self._waiting:
-            self._queue.admit()
-        if self._emptied is not None and not self._store:
-            self._emptied.set()
-            self._emptied = None
+        try:
+            if self._observers:
+                notify(self._observers, "settled", pending)
+        finally:  # also when Ctrl-C strikes in an observer
+            if self._waiting:
+                self._queue.admit()
+            if self._emptied is not None and not self._store:
+                self._emptied.set()
+                self._emptied = None
         return True
 
     # -- what the two are made of --------------------------------------------------------------
@@ -242,7 +282,6 @@ class Ledger(Generic[K, V]):
             ticket.reuse,
             ticket.group,
             ticket,
-            False,
         )
 
     def _unmatched(self, request_id: K) -> Disposition:
@@ -274,20 +313,24 @@ class Ledger(Generic[K, V]):
     def _out_of_order(self, verb: str) -> CorrelatorClosed | RuntimeError:
         return refusals.out_of_order(self.name, self._state, verb)
 
-    def _closed(self, of: Pending[K, V] | Ticket[K, V] | None = None) -> CorrelatorClosed:
+    def _closed(self, of: Pending[K, V] | Ticket[K, V]) -> CorrelatorClosed:
         return refusals.closed(self.name, self._state, of)
 
-    def _full(self, size: int) -> CapacityExceeded:
+    def _send_away(self, ticket: Ticket[K, V]) -> CorrelationError:
+        return self._refuse(self._closed(ticket))
+
+    def _full(self, request_id: K | None, size: int) -> CapacityExceeded:
         return refusals.full(
-            self.name, self._max_pending, self._max_pending_bytes, size, self._next_place()
+            self.name,
+            self._max_pending,
+            self._max_pending_bytes,
+            request_id,
+            size,
+            self._next_due_in(),
+            waiting=len(self._waiting),
         )
 
-    def _next_place(self) -> float | None:
+    def _next_due_in(self) -> float | None:
         """Seconds until the pending that is due first ends, if it gets no reply before."""
         due = self._store.next_due()
         return None if due is None else max(0.0, due - self._time())
-
-
-def unhashable(request_id: object) -> TypeError:
-    """Return the error for an id that cannot be a key."""
-    return TypeError(f"request_id must be hashable, not {shown(request_id)}")

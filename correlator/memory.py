@@ -50,7 +50,8 @@ class RememberedIds(ExpiringStore[K, Outcome]):
 
     def forget(self, now: float) -> None:
         """Drop some of what is past its time."""
-        self.purge(now, _AT_ONCE)
+        # At least twice what came last, so that they go faster than they come.
+        self.purge(now, max(_AT_ONCE, 2 * len(self._newest)))
         self._next_slot_at = float("-inf")  # an empty slot is gone now, also the newest
 
     def clear(self) -> None:

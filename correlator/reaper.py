@@ -51,12 +51,17 @@ class Reaper:
         self._next_due = next_due
         self._expire = expire
         self._context = context
-        self._loop = asyncio.get_running_loop()
         self._stopped = False
+        self._task: asyncio.Task[None] | None = None  # none before `start`
         self._sleep: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self.alarm_at = _NEVER
         self.restarts = 0
+
+    def start(self, loop: asyncio.AbstractEventLoop, clock: Callable[[], float]) -> None:
+        """Start it on the loop whose clock it goes by."""
+        self._time = clock
+        self._loop = loop
         self._start()
 
     def advance(self) -> None:
@@ -71,17 +76,18 @@ class Reaper:
         self.alarm_at = _AWAKE
         if self._timer is not None:
             self._timer.cancel()
-        self._task.cancel()
+        if self._task is not None:
+            self._task.cancel()
 
     async def wait_stopped(self) -> None:
         """Wait until its task has ended."""
-        if not self._task.done():
+        if self._task is not None and not self._task.done():
             await asyncio.wait([self._task])
 
     def _start(self) -> None:
         if self._stopped:
             return
-        self._started_at = self._loop.time()
+        self._started_at = self._time()
         self._task = self._context.copy().run(
             self._loop.create_task, self._run(), name=f"correlator-reaper-{self._name}"
         )
@@ -90,7 +96,7 @@ class Reaper:
     async def _run(self) -> None:
         while True:
             due = self._next_due()
-            if due is None or due > self._loop.time():
+            if due is None or due > self._time():
                 self._sleep = self._loop.create_future()
                 self._set_alarm(due)
                 await self._sleep
@@ -110,7 +116,7 @@ class Reaper:
     def _ring(self) -> None:
         self._timer = None
         due = self._next_due()
-        now = self._loop.time()
+        now = self._time()
         if due is not None and due <= now:
             self.alarm_at = _AWAKE
             if self._sleep is not None and not self._sleep.done():
@@ -130,5 +136,5 @@ class Reaper:
             "was cancelled" if task.cancelled() else f"died of {type(task.exception()).__name__}"
         )
         _log.error("the reaper of correlator %r %s; starting it again", self._name, cause)
-        again_at = max(self._loop.time(), self._started_at + self._resolution)
+        again_at = max(self._time(), self._started_at + self._resolution)
         self._loop.call_at(again_at, self._start, context=self._context)

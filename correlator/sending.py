@@ -9,18 +9,60 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable, Hashable
 from contextvars import Context
-from typing import Any, Literal, NoReturn
+from inspect import isawaitable
+from typing import Any, Literal, NoReturn, TypeVar, cast
 
+from .context import enter_pending, leave_pending
 from .errors import shown
 from .pending import Outcome, Pending
 
-__all__ = ["Interruption", "deliver_cancellation", "end_sending", "interrupt_sending"]
+__all__ = ["Interruption", "interrupt_sending", "send_request"]
+
+K = TypeVar("K", bound=Hashable)
 
 _log = logging.getLogger("correlator")
 
-
 _AGAIN = 1.0  # seconds until a send that goes on in spite of an interruption gets another
+
+
+async def send_request(pending: Pending[K, Any], send: Callable[[K], Awaitable[object]]) -> None:
+    """Send a registered request, unless it is over already. A send that fails ends it.
+
+    Raises:
+        BaseException: what `send` raised, unless the request was over by then.
+    """
+    if pending._outcome is not None:
+        return
+    ledger = pending._ledger
+    pending._sending = cast("asyncio.Task[Any]", asyncio.current_task(ledger._loop))
+    cancelling = pending._sending.cancelling()
+    token = enter_pending(pending.request_id, pending.deadline)
+    try:
+        sending = send(pending.request_id)
+        if not isawaitable(sending):
+            raise TypeError(
+                f"send must return an awaitable (is it an async function?), not {sending!r:.100}"
+            )
+        await sending
+    except BaseException as error:
+        if pending._outcome is None:
+            pending._sending = None
+            ledger._settle(pending, Outcome.CANCELLED, None)
+            raise
+        ending = _end(pending, cancelling, error)
+        if ending == "raise":
+            raise
+        if ending == "cancelled":
+            await _deliver_cancellation(error)
+    else:
+        if pending._outcome is None:
+            pending._sending = None
+        elif _end(pending, cancelling, None) == "cancelled":
+            await _deliver_cancellation(None)
+    finally:
+        leave_pending(token)
 
 
 class Interruption:
@@ -71,7 +113,7 @@ def interrupt_sending(
     pending._sending = Interruption(pending._sending, loop, at, context)
 
 
-def end_sending(
+def _end(
     pending: Pending[Any, Any], cancelling: int, error: BaseException | None
 ) -> Literal["over", "raise", "cancelled"]:
     """Close the books on a send whose request settled meanwhile, and say what its caller gets.
@@ -83,7 +125,7 @@ def end_sending(
 
     Returns:
         ``"over"``: what ended the request. ``"raise"``: `error`. ``"cancelled"``: a cancellation of
-        his own that the send kept to itself; see `deliver_cancellation`.
+        his own that the send kept to itself; see `_deliver_cancellation`.
     """
     interruption, pending._sending = pending._sending, None
     assert isinstance(interruption, Interruption)
@@ -116,7 +158,7 @@ def _hides_cancellation(error: BaseException | None) -> bool:
     return error is not None
 
 
-async def deliver_cancellation(cause: BaseException | None) -> NoReturn:
+async def _deliver_cancellation(cause: BaseException | None) -> NoReturn:
     """Raise the cancellation that a send kept to itself, in place of what the send did.
 
     An anyio scope takes only a cancellation of its own for one, and delivers it anew in each turn

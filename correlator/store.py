@@ -20,6 +20,8 @@ from typing import Generic
 
 from typing_extensions import TypeVar
 
+from .checks import check_bound, check_seconds
+
 __all__ = ["ExpiringStore", "StoreFull"]
 
 K = TypeVar("K", bound=Hashable, default=str)
@@ -53,7 +55,8 @@ class ExpiringStore(Generic[K, V]):
         resolution: seconds by which `due` may be late, at most; it is never early.
         max_size: how many entries it holds at most; None for no bound.
         max_bytes: the sum of the entries' sizes at most; None for no bound.
-        evict: what to do at a bound: drop what would leave soonest (True), or refuse (False).
+        evict: what to do at a bound: drop what would leave soonest, up to a sixteenth of all at
+            once (True), or refuse (False).
 
     Attributes:
         bytes: the sum of the sizes of what is in it.
@@ -84,10 +87,13 @@ class ExpiringStore(Generic[K, V]):
         max_bytes: int | None = None,
         evict: bool = False,
     ) -> None:
-        self._resolution = resolution
+        self._resolution = check_seconds("resolution", resolution)
         self._per_second = 1.0 / resolution
+        for name, bound in (("max_size", max_size), ("max_bytes", max_bytes)):
+            if bound is not None:
+                check_bound(name, bound)
         self._max_size = sys.maxsize if max_size is None else max_size
-        self._max_bytes = sys.maxsize if max_bytes is None else max_bytes
+        self._max_bytes = float("inf") if max_bytes is None else max_bytes
         self._evict = evict
         self._entries: dict[K, _Slot[K, V]] = {}
         # The same as `key in store`, without the call of a Python method.

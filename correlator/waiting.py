@@ -70,7 +70,7 @@ class Queue(Generic[K, V]):
     The place is taken in that same step, not when the caller wakes, so nobody slips in between.
     """
 
-    __slots__ = ("_fits", "_register", "tickets")
+    __slots__ = ("_admitting", "_fits", "_register", "tickets")
 
     def __init__(
         self,
@@ -79,6 +79,7 @@ class Queue(Generic[K, V]):
     ) -> None:
         self._fits = fits
         self._register = register
+        self._admitting = False
         # An OrderedDict keeps a linked list: leaving from the middle and looking at the front
         # are O(1), where the front of a plain dict that is being emptied is not.
         self.tickets: OrderedDict[Ticket[K, V], None] = OrderedDict()
@@ -115,26 +116,47 @@ class Queue(Generic[K, V]):
 
     def admit(self) -> None:
         """Register those in front, as long as the foremost fits."""
+        if self._admitting:
+            return  # an observer of a registration has freed a place: the loop below sees it
+        self._admitting = True
+        try:
+            self._admit()
+        finally:
+            self._admitting = False
+
+    def _admit(self) -> None:
         while self.tickets:
             ticket = next(iter(self.tickets))
-            late = ticket.deadline <= ticket.answer.get_loop().time()
-            if not late and not ticket.answer.done() and not self._fits(ticket.size):
+            # Too late, or cancelled, and not awake yet.
+            gone = ticket.answer.done() or ticket.deadline <= ticket.answer.get_loop().time()
+            if not gone and not self._fits(ticket.size):
                 return
             del self.tickets[ticket]
-            if late or ticket.answer.done():
-                continue  # too late, or cancelled, and has not woken yet
+            if gone:
+                continue
+            # An observer may cancel whoever waits for the answer, while it is being made.
             try:
-                ticket.answer.set_result(self._register(ticket))
+                pending = self._register(ticket)
             except Exception as error:
-                ticket.answer.set_result(error)
+                if not ticket.answer.done():
+                    ticket.answer.set_result(error)
+                continue
+            if ticket.answer.done():
+                pending.cancel()
+            else:
+                ticket.answer.set_result(pending)
 
     def dismiss(
         self, error: Callable[[Ticket[K, V]], Exception], group: Group[K, V] | None = None
     ) -> None:
         """Send away everybody, or those of one group, each with an error of his own."""
-        for ticket in list(self.tickets):
-            if group is None or ticket.group is group:
-                del self.tickets[ticket]
+        # All are out before anybody is told: `error` may call observers, who may call us.
+        leaving = [ticket for ticket in self.tickets if group is None or ticket.group is group]
+        for ticket in leaving:
+            del self.tickets[ticket]
+        for ticket in leaving:
+            if not ticket.answer.done():
+                answer = error(ticket)
                 if not ticket.answer.done():
-                    ticket.answer.set_result(error(ticket))
+                    ticket.answer.set_result(answer)
         self.admit()

@@ -13,7 +13,8 @@ from aiohttp import ClientSession, ClientWebSocketResponse, WSMsgType, web
 
 from correlator import Correlator, Group, RequestRejected
 
-Rpc = Correlator[int, Any]
+Id = tuple[str, int]  # the connection's name, and the number that the wire carries
+Rpc = Correlator[Id, Any]
 
 
 class Connection:
@@ -23,12 +24,11 @@ class Connection:
     drops, and nothing else does.
     """
 
-    def __init__(
-        self, websocket: ClientWebSocketResponse, group: Group[int, Any], rpc: Rpc
-    ) -> None:
+    def __init__(self, websocket: ClientWebSocketResponse, group: Group[Id, Any], rpc: Rpc) -> None:
         self._websocket = websocket
         self._group = group
         self._rpc = rpc
+        self._numbers = itertools.count(1)
 
     async def call(self, method: str, *params: Any, timeout: float | None = None) -> Any:
         """Call a method and return its result.
@@ -39,11 +39,13 @@ class Connection:
             RequestTimeout: no answer came in time.
         """
 
-        async def send(request_id: int) -> None:
-            call = {"jsonrpc": "2.0", "id": request_id, "method": method, "params": params}
+        async def send(request_id: Id) -> None:
+            call = {"jsonrpc": "2.0", "id": request_id[1], "method": method, "params": params}
             await self._websocket.send_json(call)
 
-        return await self._group.correlate(send=send, timeout=timeout)
+        # With the connection in the key, what comes on one never answers what was asked on another.
+        request_id = (self._group.name, next(self._numbers))
+        return await self._group.correlate(request_id, send=send, timeout=timeout)
 
     async def read(self) -> None:
         """Hand out the answers until the connection ends, and then fail those that got none."""
@@ -58,11 +60,12 @@ class Connection:
         # Only an int can be an id of ours: `True` equals 1, and a list cannot even be looked up.
         if not isinstance(answer, dict) or type(answer.get("id")) is not int:
             return
-        if "error" in answer:
+        request_id = (self._group.name, answer["id"])
+        if isinstance(answer.get("error"), dict):
             code = answer["error"].get("code")
-            self._rpc.reject(answer["id"], RequestRejected(f"JSON-RPC error {code}"))
+            self._rpc.reject(request_id, RequestRejected(f"JSON-RPC error {code}"))
         else:
-            self._rpc.resolve(answer["id"], answer.get("result"))
+            self._rpc.resolve(request_id, answer.get("result"))
 
 
 async def serve(request: web.Request) -> web.WebSocketResponse:
@@ -90,8 +93,7 @@ async def main() -> None:
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     url = f"http://127.0.0.1:{runner.addresses[0][1]}/rpc"
 
-    ids = itertools.count(1)
-    async with ClientSession() as session, Rpc(timeout=1.0, new_id=lambda: next(ids)) as rpc:
+    async with ClientSession() as session, Rpc(timeout=1.0) as rpc:
         async with session.ws_connect(url) as first, session.ws_connect(url) as second:
             one = Connection(first, rpc.group("one"), rpc)
             two = Connection(second, rpc.group("two"), rpc)

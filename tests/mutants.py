@@ -52,6 +52,9 @@ CORE_TESTS = [
     "tests/test_sweep.py",
     "tests/test_threads.py",
     "tests/test_gaps.py",
+    "tests/test_context.py",
+    "tests/test_exports.py",
+    "tests/observers/test_observers.py",
 ]
 TOKEN_TESTS = ["tests/aiohttp/test_tokens.py", "tests/aiohttp/test_threats.py"]
 # Each module, the tests that may kill its mutants, and of these the files to begin with.
@@ -462,6 +465,8 @@ def named_mutants() -> list[Mutant]:
 def run_tests(copy: Path, tests: list[str], log: Path) -> None:
     """Run tests in a copy. In a forked child; does not return."""
     os.setsid()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     code = 3
     try:
         output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -607,11 +612,11 @@ def progress(results: Results, count: int) -> None:
     sys.stderr.flush()
 
 
-def tests_for(module: str) -> list[str]:
+def tests_for(module: str, root: Path) -> list[str]:
     tests, first = MODULES[module]
     begin = [f"tests/test_{name}.py" for name in first.split()]
     chosen = [*begin, *(test for test in tests if test not in begin)]
-    return [test for test in chosen if (ROOT / test).exists()]
+    return [test for test in dict.fromkeys(chosen) if (root / test).exists()]
 
 
 def copies(folder: Path, count: int) -> list[Path]:
@@ -661,7 +666,7 @@ def run(mutants: list[Mutant], workers: list[Worker], limit: float, results: Res
                     sys.stderr.write(f"\rsurvived: {mutant}\n")
             mutant = next(todo, None)
             if mutant is not None:
-                worker.start(mutant, tests_for(mutant.module))
+                worker.start(mutant, tests_for(mutant.module, worker.copy))
                 busy = True
         time.sleep(0.01)
 
@@ -682,7 +687,9 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--module", action="append", choices=list(MODULES), help="only this one; may be repeated"
     )
-    parser.add_argument("--only", metavar="TEXT", help="only those whose line in the list has it")
+    parser.add_argument(
+        "--only", action="append", metavar="TEXT", help="only those in whose line of --list it is"
+    )
     parser.add_argument("--timeout", type=float, help="seconds a mutant; default: by the baseline")
     parser.add_argument("--list", action="store_true", help="list the mutants and run nothing")
     options = parser.parse_args(argv)
@@ -697,7 +704,9 @@ def chosen_mutants(options: argparse.Namespace) -> list[Mutant]:
     if options.sample is not None and options.sample < len(mutants):
         mutants = random.Random(options.seed).sample(mutants, options.sample)
     named = [mutant for mutant in named_mutants() if mutant.module in modules]
-    return [m for m in (*named, *mutants) if not options.only or options.only in str(m)]
+    return [
+        m for m in (*named, *mutants) if not options.only or any(o in str(m) for o in options.only)
+    ]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -709,14 +718,15 @@ def main(argv: list[str] | None = None) -> int:
     for name in PRELOADED:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the table, also then
     results = Results()
     workers: list[Worker] = []
     interrupted = False
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
         try:
             workers += map(Worker, copies(Path(folder).resolve(), options.workers))
-            suites = {tuple(tests_for(mutant.module)) for mutant in mutants}
-            took = baseline(workers[0], [list(suite) for suite in suites])
+            suites = {frozenset(tests_for(m.module, workers[0].copy)) for m in mutants}
+            took = baseline(workers[0], [sorted(suite) for suite in suites])
             limit = options.timeout or 15.0 + 3.0 * took
             sys.stderr.write(f"{len(mutants)} mutants; the tests take {took:.1f} s\n")
             results.began = time.monotonic()

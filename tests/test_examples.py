@@ -23,7 +23,7 @@ PRINTED = {
         r"1 \+ 2 = 3",
         r"ConnectionError: the connection dropped",
         r"ConnectionError: the connection dropped",
-        r"RequestTimeout: request \d+ got no response in 1 s",
+        r"RequestTimeout: request \('two', 1\) got no response in 1 s",
         r"RequestRejected: JSON-RPC error -32601",
         r"3 \+ 4 = 7",
         r"left behind: 0",

@@ -23,7 +23,8 @@ from .conftest import balanced
 
 SOURCES = sorted(Path(correlator.__file__).parent.rglob("*.py"))
 PUTS = {"add"}
-TAKES = {"pop", "purge", "clear", "_drop_from", "_make_room"}
+TAKES = {"pop", "purge", "clear", "_drop", "_make_room"}
+READS = {"get", "values", "oldest", "due", "next_due", "fits", "bytes"}
 
 
 def calls_on_a_store_of_pendings():
@@ -43,6 +44,7 @@ def calls_on_a_store_of_pendings():
 
 def test_there_is_one_door_in_and_one_door_out():
     doors = set(calls_on_a_store_of_pendings())
+    assert {method for method, _ in doors} - READS == {"add", "pop"}
     assert {function for method, function in doors if method in PUTS} == {"_register"}
     assert {function for method, function in doors if method in TAKES} == {"_settle"}
 

@@ -23,7 +23,7 @@ from typing_extensions import Unpack
 from yarl import URL
 
 from ..checks import MAX_SECONDS, check_bound, check_seconds
-from ..context import current_pending, remaining_time
+from ..context import current_pending
 from ..core import Correlator
 from ..errors import CorrelationError, RequestRejected
 from ..pending import Disposition
@@ -95,7 +95,8 @@ def callback_middleware(
         pending = current_pending()
         if pending is None:
             return await handler(request)
-        ttl = min((remaining_time() or 0.0) + grace, MAX_SECONDS)
+        left = max(0.0, pending.deadline - asyncio.get_running_loop().time())
+        ttl = min(left + grace, MAX_SECONDS)
         token = tokens.issue(pending.request_id, ttl)
         url = template.replace("{token}", token)
         return await _guard.send(request, handler, {header: url})
@@ -181,7 +182,8 @@ class CallbackClient:
             except (aiohttp.ClientError, TimeoutError) as error:
                 reason = f"the upstream could not be reached: {type(error).__name__}"
                 rejected = RequestRejected(reason, request_id=request_id)
-                rejected.__cause__ = error
+                # Without its traceback, which holds this frame, which holds `rejected`.
+                rejected.__cause__ = error.with_traceback(None)
             except BodyTooLarge as error:
                 rejected = RequestRejected(
                     f"the upstream's answer is too large: {error}", request_id=request_id

@@ -9,9 +9,9 @@ from typing import Any
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
-from structlog.contextvars import bound_contextvars
+from structlog.contextvars import bind_contextvars, reset_contextvars
 
-from ..checks import MAX_SECONDS, check_seconds
+from ..checks import MAX_SECONDS, check_callable, check_seconds
 from ..context import request_scope
 from ..core import Correlator
 from ..errors import CorrelationError, CorrelatorClosed
@@ -134,8 +134,7 @@ def correlation_middleware(
     check_header("header", header)
     if deadline_header is not None:
         check_header("deadline_header", deadline_header)
-    if not callable(new_id):
-        raise TypeError(f"new_id must be callable, not {new_id!r:.100}")
+    check_callable("new_id", new_id)
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -144,7 +143,8 @@ def correlation_middleware(
             request_id = new_id()
         timeout = None if deadline_header is None else _timeout(_sole(request, deadline_header))
         request[_REQUEST_ID] = request_id
-        with request_scope(request_id, timeout), bound_contextvars(request_id=request_id):
+        with request_scope(request_id, timeout):
+            bound = bind_contextvars(request_id=request_id)
             try:
                 response = await handler(request)
             except CorrelationError as error:
@@ -154,6 +154,8 @@ def correlation_middleware(
             except web.HTTPException as error:
                 error.headers[header] = request_id
                 raise
+            finally:
+                reset_contextvars(**bound)
         if not response.prepared:
             response.headers[header] = request_id
         return response

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 import signal
 import sys
@@ -62,11 +63,13 @@ async def run(options: Options, faults: Faults) -> None:
             correlator,
             public_url=options.public_url or URL(address_of(listener)),
             upstream=upstream,
-            tokens=CallbackTokens(options.keys or [secrets.token_bytes(32)]),
+            tokens=CallbackTokens(
+                [os.fsencode(key) for key in options.keys] or [secrets.token_bytes(32)]
+            ),
         )
         runner = await serve(app, listener)
         stack.push_async_callback(runner.cleanup)
-        shown = upstream.with_user(None)  # without the password that may be in it
+        shown = upstream.with_user(None).with_query(None)  # what may be a secret stays out
         print(_TRY.format(url=address_of(listener), upstream=shown), flush=True)
 
         name = await signalled.get()
@@ -90,7 +93,10 @@ def main() -> None:
     try:
         asyncio.run(run(options, faults))
     except OSError as error:
-        sys.exit(f"cannot listen on {options.host} port {options.port}: {error.strerror or error}")
+        sys.exit(
+            f"cannot listen on {options.host} port {options.port}: {error.strerror or error}; "
+            f"choose another with --port"
+        )
 
 
 if __name__ == "__main__":

@@ -56,11 +56,18 @@ def whole(least: int, most: int) -> Callable[[str], int]:
     return parse
 
 
+def host(text: str) -> str:
+    """Parse an address to listen on. Nothing would be every address, which has to be said."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError(f"must not be empty, not {text!r}; 0.0.0.0 is every one")
+    return text
+
+
 def http_url(text: str) -> URL:
     """Parse an absolute http or https URL."""
     try:
         url = URL(text)
-        good = url.scheme in ("http", "https") and bool(url.host)
+        good = url.scheme in ("http", "https") and bool(url.host) and " " not in (url.host or "")
     except ValueError:
         good = False
     if not good:
@@ -79,7 +86,7 @@ def parse_options(arguments: list[str] | None = None) -> Options:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add("--host", default="127.0.0.1", help="address to listen on")
+    add("--host", type=host, default="127.0.0.1", help="address to listen on")
     add("--port", type=whole(0, 65535), default=8080, help="port to listen on; 0 takes a free one")
     add("--timeout", type=seconds, default=5.0, metavar="S", help="seconds a job may take")
     add(
@@ -125,10 +132,15 @@ def parse_options(arguments: list[str] | None = None) -> Options:
         help="what is logged, to standard error",
     )
     add("simulator", nargs="*", metavar="-- SIMULATOR OPTION", help=argparse.SUPPRESS)
-    given = {"public_url": None, **vars(parser.parse_args(arguments))}
-    keys = tuple(key for key in os.environ.get("GATEWAY_KEYS", "").split(",") if key)
-    if any(len(key.encode()) < 16 for key in keys):
-        parser.error("GATEWAY_KEYS must hold keys of at least 16 bytes each")
+    parsed, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        hint = "; options of the simulated upstream go after --" if not parsed.upstream else ""
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
+    given = {"public_url": None, **vars(parsed)}
+    secrets = os.environ.get("GATEWAY_KEYS")
+    keys = () if secrets is None else tuple(key.strip() for key in secrets.split(","))
+    if any(len(os.fsencode(key)) < 16 for key in keys):
+        parser.error("GATEWAY_KEYS must hold keys of at least 16 bytes each, separated by commas")
     if given["simulator"] and given["upstream"]:
         parser.error("options of the simulator make no sense with --upstream")
     given["simulator"] = tuple(given["simulator"])

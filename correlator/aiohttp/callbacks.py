@@ -231,8 +231,9 @@ def callback_route(
     """Return the route where callbacks arrive: ``app.add_routes([callback_route(...)])``.
 
     It answers 204 when the reply settled a request, or one had done so before; 410 when the
-    request had ended without; 413 when the body is too large; 401 when its signature is wrong;
-    and 404 for everything else, so that a stranger cannot tell a live id from an unknown one.
+    request had ended without; 413 when the body is too large, 408 when it does not come, 400 when
+    it cannot be read, 401 when its signature is wrong; and 404 for every other token, so that a
+    stranger cannot tell a live id from an unknown one.
 
     Args:
         correlator: gets the replies, as `CallbackReply`.

@@ -14,7 +14,7 @@ async def test_a_body_that_does_not_come_is_a_408_and_settles_nothing():
     async with Correlator() as correlator:
         app = web.Application()
         app.add_routes([callback_route(correlator, tokens=tokens, body_timeout=0.05)])
-        runner = web.AppRunner(app, access_log=None)
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
         try:

@@ -23,8 +23,8 @@ class CorrelatorStats:
         pending: not ended yet.
         pending_bytes: the sizes of those together, as they were declared.
         waiting: callers that wait for a place (``when_full="wait"``).
-        refused: requests that were not registered: full, duplicate, draining, too late, or sent away
-            while they waited for a place.
+        refused: requests that were not registered: full, duplicate, draining, too late, or sent
+            away while they waited for a place.
         late: replies to requests that had ended without one.
         duplicate: replies to requests that had been answered.
         unknown: replies to ids neither pending nor remembered.

@@ -14,7 +14,8 @@ __all__ = ["RememberedIds"]
 
 K = TypeVar("K", bound=Hashable, default=str)
 
-_AT_ONCE = 512  # dropped in one go
+_AT_ONCE = 512  # dropped in one go, at least
+_AT_MOST = 4096
 _ANSWERED = (Outcome.RESOLVED, Outcome.REJECTED)
 
 
@@ -50,8 +51,8 @@ class RememberedIds(ExpiringStore[K, Outcome]):
 
     def forget(self, now: float) -> None:
         """Drop some of what is past its time."""
-        # At least twice what came last, so that they go faster than they come.
-        self.purge(now, max(_AT_ONCE, 2 * len(self._newest)))
+        # Twice what came last, so that they go faster than they come; but not all of a burst.
+        self.purge(now, max(_AT_ONCE, min(2 * len(self._newest), _AT_MOST)))
         self._next_slot_at = float("-inf")  # an empty slot is gone now, also the newest
 
     def clear(self) -> None:

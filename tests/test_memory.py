@@ -81,10 +81,10 @@ def test_what_is_past_its_time_goes_when_somebody_looks():
 
 def test_many_ids_go_in_a_few_steps_not_one_long_one():
     ids = make(max_size=100_000)
-    for number in range(2_000):
+    for number in range(20_000):
         ids.remember(number, Outcome.RESOLVED, 100.0)
     ids.forget(200.0)
-    assert 1_000 < len(ids) < 2_000
+    assert 10_000 < len(ids) < 20_000
     for _ in range(4):
         ids.forget(200.0)
     assert len(ids) == 0
@@ -263,3 +263,11 @@ async def test_a_reply_to_a_request_that_ended_without_one_is_late(correlator, e
     assert correlator.reject("a", ValueError()) is Disposition.LATE
     assert pending.outcome is before
     assert balanced(correlator).late == 2
+
+
+def test_ids_go_as_fast_as_they_come_however_many_come():
+    """Bounded by age too: with room for all of them, what is past its time does not pile up."""
+    ids = RememberedIds(seconds=10.0, max_size=10_000_000, resolution=0.5)
+    for number in range(100_000):
+        ids.remember(number, Outcome.RESOLVED, number / 2_000)  # 2,000 a second for 50 seconds
+    assert len(ids) < 1.5 * 2_000 * 10

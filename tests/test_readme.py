@@ -87,7 +87,7 @@ def test_the_options_it_shows_for_the_gateway_are_taken():
 
 def test_every_extra_that_is_to_be_installed_exists():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    named = re.findall(rf"{project['name']}\[([\w,]+)\]", README)
+    named = re.findall(r"'\.\[([\w,]+)\]'", README)
     assert named
     assert {extra for names in named for extra in names.split(",")} <= set(
         project["optional-dependencies"]

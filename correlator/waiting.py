@@ -60,14 +60,14 @@ class Ticket(Generic[K, V]):
 class Queue(Generic[K, V]):
     """Who waits for a place. Whoever frees one calls `admit`, which registers the next in line.
 
+    The place is taken in that same step, not when the caller wakes, so nobody slips in between.
+
     Args:
         fits: whether an entry of that size may be registered now.
         register: registers the holder of a ticket.
 
     Attributes:
         tickets: who waits, first come first; true if anybody does.
-
-    The place is taken in that same step, not when the caller wakes, so nobody slips in between.
     """
 
     __slots__ = ("_admitting", "_fits", "_register", "tickets")

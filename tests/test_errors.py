@@ -59,7 +59,7 @@ def test_capacity_exceeded_says_when_to_retry_and_may_be_a_groups():
 @each_kind
 @pytest.mark.parametrize(
     "copied",
-    [copy.copy, copy.deepcopy, lambda error: pickle.loads(pickle.dumps(error)), fresh],  # noqa: S301
+    [copy.copy, copy.deepcopy, lambda error: pickle.loads(pickle.dumps(error)), fresh],  # noqa: S301  # just made
     ids=["copy", "deepcopy", "pickle", "fresh"],
 )
 def test_an_error_survives_copying_and_pickling(kind, copied):

@@ -47,7 +47,7 @@ def test_a_forked_child_does_not_make_its_parents_ids():
         ours = {new_request_id() for _ in range(1_000)}
         print(len(theirs) == 32 and theirs not in ours)
     """
-    done = subprocess.run(  # noqa: S603
+    done = subprocess.run(  # noqa: S603  # our own code
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
     )
     assert done.stdout.strip() == "True"

@@ -57,7 +57,8 @@ class Correlator(Ledger[K, V]):
         max_waiting: how many may wait so at once.
         remember: seconds an id is remembered after its request ended, to tell late and duplicate
             replies from unknown ones, and to refuse the id to another request.
-        max_remembered: how many are remembered; the oldest go first.
+        max_remembered: how many are remembered at most; when there are so many, the older half
+            goes (of up to 128, the oldest).
         new_id: makes the id of a request that comes without one.
         observers: told of every request; see `Observer`.
         name: names this correlator in logs and errors.
@@ -249,7 +250,8 @@ class Correlator(Ledger[K, V]):
             await send_request(pending, send)
         # `return await pending`, written out: a generator less on the path of every request.
         if pending._outcome is None:
-            waiter = self._new_waiter()
+            new_waiter = self._new_waiter  # see `_register`
+            waiter = new_waiter()
             pending._waiters += (waiter,)
             try:
                 await waiter
@@ -366,6 +368,7 @@ class Correlator(Ledger[K, V]):
         """Return the counters of this moment. Also before entering and after closing."""
         if self._thread == _get_ident():
             self._remembered.forget(self._time())
+        remembered = 0 if self._state == "new" else self._remembered.count(self._time())
         oldest = self._store.oldest()
         return CorrelatorStats(
             registered=self._registered,
@@ -377,7 +380,7 @@ class Correlator(Ledger[K, V]):
             late=self._dispositions[Disposition.LATE],
             duplicate=self._dispositions[Disposition.DUPLICATE],
             unknown=self._dispositions[Disposition.UNKNOWN],
-            remembered=len(self._remembered),
+            remembered=remembered,
             oldest_age=0.0 if oldest is None else oldest.age,
             reaper_restarts=self._reaper.restarts,
         )

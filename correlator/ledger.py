@@ -144,7 +144,9 @@ class Ledger(Generic[K, V]):
             if self._thread == _get_ident():
                 raise self._refuse(refusals.draining(self.name, request_id))
             raise self._out_of_order("register")
-        now = self._time()
+        # Two steps, since CPython 3.11 looks up slowly what is called as a method and is none.
+        time_of_loop = self._time
+        now = time_of_loop()
         if queued is None:
             correlation_id, outer, _ = ambient.get()
             # `_deadline`, written out: a call less on the path of every request.
@@ -170,16 +172,29 @@ class Ledger(Generic[K, V]):
                 raise self._refuse(refusals.group_shut(group, request_id))
             if group.full:
                 raise self._refuse(refusals.group_full(group, request_id))
+        remembered = self._remembered
         try:
-            recalled = self._remembered.has(request_id)
+            recalled = request_id in remembered.newer or request_id in remembered.older
         except TypeError:
             raise refusals.unhashable(request_id) from None
         if recalled and not reuse:
-            settled_ago = self._remembered.settled_ago(request_id, now)
+            settled_ago = remembered.settled_ago(request_id, now)
             if settled_ago is not None:
                 raise self._refuse(refusals.duplicate(request_id, settled_ago))
+        # Filled in here: calling a class, or a method that does it, costs more than the filling.
         pending: Pending[K, V] = _blank(Pending)
-        pending._fill(self, request_id, now, deadline, context, size, group, correlation_id)
+        pending._ledger = self
+        pending.request_id = request_id
+        pending._created_at = now
+        pending.deadline = deadline
+        pending.context = context
+        pending.size = size
+        pending._group = group
+        pending.correlation_id = correlation_id
+        pending._outcome = None
+        pending._waiters = ()
+        pending._tokens = ()
+        pending._sending = None
         try:
             if self._waiting and queued is None:
                 raise StoreFull  # there are others before this one
@@ -191,7 +206,7 @@ class Ledger(Generic[K, V]):
                 raise
             raise self._refuse(self._full(request_id, size)) from None
         if recalled:
-            self._remembered.pop(request_id)
+            remembered.discard(request_id)
         if group is not None:
             group._members.add(pending)
         self._registered += 1
@@ -238,7 +253,8 @@ class Ledger(Generic[K, V]):
         if pending._outcome is not None:
             return False
         request_id = pending.request_id
-        now = self._time()
+        time_of_loop = self._time  # see `_register`
+        now = time_of_loop()
         self._store.pop(request_id)
         if pending._group is not None:
             pending._group._members.discard(pending)

@@ -1,78 +1,144 @@
-"""RememberedIds: the ids that settled a short while ago, and how."""
+"""RememberedIds: the ids that settled a short while ago, and whether a reply had come.
+
+They lie in two dicts: the newer fills up while the older waits to be dropped as a whole. To take
+ids out one by one would cost more than all the rest of it, on the path of every request, for what
+was put in a minute ago is in no cache any more.
+"""
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Hashable
-from math import floor
+from itertools import islice
+from typing import Generic
 
 from typing_extensions import TypeVar
 
 from .pending import Disposition, Outcome
-from .store import ExpiringStore
 
 __all__ = ["RememberedIds"]
 
 K = TypeVar("K", bound=Hashable, default=str)
 
-_AT_ONCE = 512  # dropped in one go, at least
-_AT_MOST = 4096
+_FEW = 128  # of so few the oldest goes alone; of more, half of them go together
 _ANSWERED = (Outcome.RESOLVED, Outcome.REJECTED)
+_PAST = float("-inf")
 
 
-class RememberedIds(ExpiringStore[K, Outcome]):
+class _Unanswered(float):
+    """When to forget a request that ended without a reply."""
+
+    __slots__ = ()
+
+
+class RememberedIds(Generic[K]):
     """Tells late and duplicate replies from unknown ones, for `seconds` after a request's end.
 
-    What is past its time is dropped in passing, when other ids are added or somebody looks, and
-    counts as gone before that: with nothing pending nothing wakes up for it.
+    What is past its time counts as gone. It is dropped when others come, at the latest after as
+    much time again, or when somebody counts: with nothing pending nothing wakes up for it.
+
+    Args:
+        seconds: how long an id is remembered.
+        max_size: how many are at most. When there are so many, the older half goes.
+        resolution: seconds by which forgetting may be late; it is never early.
+
+    Attributes:
+        newer, older: when each id is forgotten, on any clock that does not go back. So each dict is
+            in the order of time, what is past its time, if it is still there, in front.
     """
 
-    __slots__ = ("_next_slot_at", "seconds")
+    __slots__ = (
+        "_answered",
+        "_max_size",
+        "_resolution",
+        "_room",
+        "_turns_at",
+        "_unanswered",
+        "_until",
+        "newer",
+        "older",
+        "seconds",
+    )
 
     def __init__(self, *, seconds: float, max_size: int, resolution: float) -> None:
-        super().__init__(resolution=resolution, max_size=max_size, evict=True)
         self.seconds = seconds
-        self._next_slot_at = float("-inf")
+        self._resolution = resolution
+        self._max_size = max_size
+        self._room = max_size if max_size <= _FEW else max_size // 2  # in the newer
+        # What is put in until `_until` is forgotten together: so one number serves for all of it.
+        self._until = self._turns_at = self._answered = _PAST
+        self._unanswered = _Unanswered(_PAST)
+        self.newer: dict[K, float] = {}
+        self.older: dict[K, float] = {}
 
     def remember(self, request_id: K, outcome: Outcome, now: float) -> None:
-        """Remember an id that is not in the store, from `now` on.
+        """Remember an id that is not in it, from `now` on."""
+        newer = self.newer
+        if now >= self._until or len(newer) >= self._room:
+            newer = self._turn(now)
+        newer[request_id] = self._answered if outcome in _ANSWERED else self._unanswered
 
-        It is `add` for the case that all stay equally long, which is on every request's path:
-        as long as it is the same slot's turn there is nothing to compute.
-        """
-        if now >= self._next_slot_at:
-            self.forget(now)
-            self._next_slot_at = now + self._resolution
-            self._open(floor((self._next_slot_at + self.seconds) * self._per_second) + 1)
-        if len(self._entries) >= self._max_size:
-            self._make_room(0)
-        slot = self._newest
-        self._entries[request_id] = slot
-        slot[request_id] = outcome
+    def _turn(self, now: float) -> dict[K, float]:
+        """See to the time and the room, and return where to put the next one."""
+        if now >= self._until:
+            self._until = now + self._resolution
+            self._answered = self._until + self.seconds
+            self._unanswered = _Unanswered(self._answered)
+        if now >= self._turns_at or len(self.newer) >= self._room:
+            if self._max_size <= _FEW:
+                self.newer = self._fresh(self.newer, now)
+                if len(self.newer) >= self._room:
+                    del self.newer[next(iter(self.newer))]
+            else:
+                self.older, self.newer = self.newer, {}
+            self._turns_at = self._answered  # then all that is in the older is past its time
+        return self.newer
 
-    def forget(self, now: float) -> None:
-        """Drop some of what is past its time."""
-        # Twice what came last, so that they go faster than they come; but not all of a burst.
-        self.purge(now, max(_AT_ONCE, min(2 * len(self._newest), _AT_MOST)))
-        self._next_slot_at = float("-inf")  # an empty slot is gone now, also the newest
+    def discard(self, request_id: K) -> None:
+        """Forget an id."""
+        self.newer.pop(request_id, None)
+        self.older.pop(request_id, None)
 
     def clear(self) -> None:
         """Forget everything."""
-        super().clear()
-        self._next_slot_at = float("-inf")
+        self.newer = {}
+        self.older = {}
+
+    def count(self, now: float) -> int:
+        """Return how many are remembered. Safe to call from any thread."""
+        return sum(len(ids) - self._past(ids, now) for ids in (self.older, self.newer))
+
+    def forget(self, now: float) -> None:
+        """Give back the memory of what is past its time, where that is the greater part."""
+        if 2 * self._past(self.older, now) > len(self.older):
+            self.older = self._fresh(self.older, now)
+        if 2 * self._past(self.newer, now) > len(self.newer):
+            self.newer = self._fresh(self.newer, now)
 
     def settled_ago(self, request_id: K, now: float) -> float | None:
         """Return how many seconds ago a request settled, or None if it is not remembered.
 
-        Known as closely as the store's resolution.
+        Known as closely as the resolution.
         """
-        if request_id not in self:
-            return None
-        left = self.leaves_at(request_id) - now
-        return max(0.0, self.seconds - left) if left > 0 else None
+        forgotten_at = self._forgotten_at(request_id)
+        return None if forgotten_at <= now else max(0.0, now - (forgotten_at - self.seconds))
 
     def disposition(self, request_id: K, now: float) -> Disposition:
         """Return what a reply is that found no pending."""
-        if self.settled_ago(request_id, now) is None:
+        forgotten_at = self._forgotten_at(request_id)
+        if forgotten_at <= now:
             return Disposition.UNKNOWN
-        answered = self.get(request_id) in _ANSWERED
-        return Disposition.DUPLICATE if answered else Disposition.LATE
+        unanswered = isinstance(forgotten_at, _Unanswered)
+        return Disposition.LATE if unanswered else Disposition.DUPLICATE
+
+    def _forgotten_at(self, request_id: K) -> float:
+        forgotten_at = self.newer.get(request_id)
+        return self.older.get(request_id, _PAST) if forgotten_at is None else forgotten_at
+
+    def _past(self, ids: dict[K, float], now: float) -> int:
+        """Return how many are past their time. They are the first."""
+        return bisect_right(list(ids.values()), now)
+
+    def _fresh(self, ids: dict[K, float], now: float) -> dict[K, float]:
+        """Return those that are not past their time."""
+        return dict(islice(ids.items(), self._past(ids, now), None))

@@ -115,33 +115,21 @@ class Pending(Generic[K, V]):
         "size",
     )
 
-    _ended_at: float
+    # Set by `Ledger._register`, the last two by `Ledger._settle`.
+    request_id: K
+    context: Any
+    size: int
+    deadline: float
+    correlation_id: str | None
+    _ledger: Ledger[K, V]
+    _created_at: float
+    _group: Group[K, V] | None
+    _outcome: Outcome | None
+    _waiters: tuple[asyncio.Future[None], ...]
+    _tokens: tuple[Token[Scope], ...]
+    _sending: asyncio.Task[Any] | Interruption | None
     _result: Any  # the response, or the error of a rejected or closed one
-
-    def _fill(
-        self,
-        ledger: Ledger[K, V],
-        request_id: K,
-        created_at: float,
-        deadline: float,
-        context: Any,
-        size: int,
-        group: Group[K, V] | None,
-        correlation_id: str | None,
-    ) -> None:
-        """Fill it in. `__init__` by another name: calling a class costs two calls of a method."""
-        self._ledger = ledger
-        self.request_id = request_id
-        self._created_at = created_at
-        self.deadline = deadline
-        self.context = context
-        self.size = size
-        self._group = group
-        self.correlation_id = correlation_id
-        self._outcome: Outcome | None = None
-        self._waiters: tuple[asyncio.Future[None], ...] = ()
-        self._tokens: tuple[Token[Scope], ...] = ()
-        self._sending: asyncio.Task[Any] | Interruption | None = None
+    _ended_at: float
 
     @property
     def outcome(self) -> Outcome | None:

@@ -12,6 +12,7 @@ import logging
 from collections.abc import Awaitable, Callable, Hashable
 from contextvars import Context
 from inspect import isawaitable
+from types import CoroutineType
 from typing import Any, Literal, NoReturn, TypeVar, cast
 
 from .context import enter_pending, leave_pending
@@ -41,7 +42,8 @@ async def send_request(pending: Pending[K, Any], send: Callable[[K], Awaitable[o
     token = enter_pending(pending.request_id, pending.deadline)
     try:
         sending = send(pending.request_id)
-        if not isawaitable(sending):
+        # (The first question is what the second begins with, without the call.)
+        if sending.__class__ is not CoroutineType and not isawaitable(sending):
             raise TypeError(
                 f"send must return an awaitable (is it an async function?), not {sending!r:.100}"
             )

@@ -39,12 +39,14 @@ class StoreFull(Exception):
 
 
 class _Slot(dict[K, V]):
-    """The values that fall due together, by key."""
+    """The values that fall due together, by key: those that expire from `begins` until `ends`."""
 
-    __slots__ = ("shrink_below", "tick")
+    __slots__ = ("begins", "ends", "shrink_below", "tick")
 
-    def __init__(self, tick: int) -> None:
+    def __init__(self, tick: int, resolution: float) -> None:
         self.tick = tick
+        self.begins = (tick - _NEVER_EARLY) * resolution
+        self.ends = (tick - _NEVER_EARLY + 1) * resolution
         self.shrink_below = 0
 
 
@@ -101,8 +103,12 @@ class ExpiringStore(Generic[K, V]):
         self._sizes: dict[K, int] = {}  # only of entries that have one
         self._slots: dict[int, _Slot[K, V]] = {}
         self._ticks: list[int] = []  # a heap of every key of `_slots`, and some that have gone
-        self._newest: _Slot[K, V] = _Slot(_NO_TICK)  # where the last entry went; may be empty
-        self._head: _Slot[K, V] = _Slot(_NO_TICK)  # the part of a large due slot that is worked on
+        self._newest: _Slot[K, V] = _Slot(
+            _NO_TICK, resolution
+        )  # where the last entry went; may be empty
+        self._head: _Slot[K, V] = _Slot(
+            _NO_TICK, resolution
+        )  # the part of a large due slot that is worked on
         self.bytes = 0
 
     def __len__(self) -> int:
@@ -150,10 +156,9 @@ class ExpiringStore(Generic[K, V]):
             raise KeyError(key)
         if len(entries) >= self._max_size or (size and self.bytes + size > self._max_bytes):
             self._make_room(size)
-        tick = floor(expires_at * self._per_second + _NEVER_EARLY)
         slot = self._newest
-        if slot.tick != tick:
-            slot = self._open(tick)
+        if not slot.begins <= expires_at < slot.ends:
+            slot = self._slot_of(expires_at)
         entries[key] = slot
         slot[key] = value
         if size:
@@ -178,7 +183,7 @@ class ExpiringStore(Generic[K, V]):
         self._sizes.clear()
         self._slots.clear()
         self._ticks.clear()
-        self._newest = self._head = _Slot(_NO_TICK)
+        self._newest = self._head = _Slot(_NO_TICK, self._resolution)
         self.bytes = 0
 
     def next_due(self) -> float | None:
@@ -199,7 +204,7 @@ class ExpiringStore(Generic[K, V]):
                 return []
             if len(slot) <= limit:
                 return list(slot.values())
-            head: _Slot[K, V] = _Slot(slot.tick)
+            head: _Slot[K, V] = _Slot(slot.tick, self._resolution)
             self._head = head
             for _ in range(limit):
                 key, value = slot.popitem()
@@ -220,8 +225,9 @@ class ExpiringStore(Generic[K, V]):
             removed += len(keys)
         return removed
 
-    def _open(self, tick: int) -> _Slot[K, V]:
-        """Make the slot of `tick` the newest, and seal the one that was."""
+    def _slot_of(self, expires_at: float) -> _Slot[K, V]:
+        """Make the slot of that time the newest, and seal the one that was."""
+        tick = floor(expires_at * self._per_second + _NEVER_EARLY)
         sealed = self._newest
         if sealed:
             sealed.shrink_below = len(sealed) // 4 or 1
@@ -229,7 +235,7 @@ class ExpiringStore(Generic[K, V]):
             self._slots.pop(sealed.tick, None)
         slot = self._slots.get(tick)
         if slot is None:
-            slot = self._slots[tick] = _Slot(tick)
+            slot = self._slots[tick] = _Slot(tick, self._resolution)
             if len(self._ticks) > 2 * len(self._slots) + 64:
                 self._ticks = list(self._slots)
                 heapify(self._ticks)
@@ -258,7 +264,7 @@ class ExpiringStore(Generic[K, V]):
                 return slot
             if slot is not None:  # the newest, run empty
                 del slots[slot.tick]
-                self._newest = _Slot(_NO_TICK)
+                self._newest = _Slot(_NO_TICK, self._resolution)
             heappop(ticks)
         return None
 

@@ -57,11 +57,11 @@ def test_an_id_is_forgotten_at_the_very_moment_it_falls_due():
     """So that it makes no difference whether somebody purged just before."""
     ids = RememberedIds(seconds=60.0, max_size=10, resolution=0.5)
     ids.remember("a", Outcome.RESOLVED, 100.0)
-    at = ids.leaves_at("a")
+    at = ids.newer["a"]
     assert ids.disposition("a", at - 0.01) is Disposition.DUPLICATE
+    assert ids.count(at - 0.01) == 1
     assert ids.disposition("a", at) is Disposition.UNKNOWN
-    ids.forget(at)
-    assert "a" not in ids
+    assert ids.count(at) == 0
 
 
 def test_a_cleared_store_has_forgotten_the_sizes_too():

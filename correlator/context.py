@@ -7,8 +7,6 @@ it for as long as it lives, and would keep the request alive with them.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
 from contextvars import ContextVar, Token
 from typing import Any, NamedTuple
 
@@ -70,29 +68,36 @@ def remaining_time() -> float | None:
     return None if deadline is None else max(0.0, deadline - asyncio.get_running_loop().time())
 
 
-@contextmanager
-def request_scope(request_id: str | None = None, timeout: float | None = None) -> Iterator[None]:
+class request_scope:  # noqa: N801  # to its users it is a function, as `contextlib.suppress` is
     """Set the ambient request id, the ambient deadline, or both, for the length of a block.
 
     Args:
         request_id: the id for logs and headers; None leaves the one in force.
-        timeout: seconds from now that everything in the block may take together; it can only
-            shorten a deadline already in force. None leaves that one.
+        timeout: seconds from the block's start that everything in it may take together; it can
+            only shorten a deadline already in force. None leaves that one.
 
     Raises:
         TypeError, ValueError: `timeout` is no number, or not above 0 and at most 1e9.
     """
-    if request_id is not None and not isinstance(request_id, str):
-        raise TypeError(f"request_id must be a string, not {shown(request_id)}")
-    outer_id, deadline, pending = ambient.get()
-    if timeout is not None:
-        timeout = check_seconds("timeout", timeout)
-        deadline = min(deadline, asyncio.get_running_loop().time() + timeout)
-    token = ambient.set((outer_id if request_id is None else request_id, deadline, pending))
-    try:
-        yield
-    finally:
-        ambient.reset(token)
+
+    __slots__ = ("_request_id", "_timeout", "_token")
+
+    def __init__(self, request_id: str | None = None, timeout: float | None = None) -> None:
+        if request_id is not None and not isinstance(request_id, str):
+            raise TypeError(f"request_id must be a string, not {shown(request_id)}")
+        self._request_id = request_id
+        self._timeout = None if timeout is None else check_seconds("timeout", timeout)
+
+    def __enter__(self) -> None:
+        request_id, deadline, pending = ambient.get()
+        if self._timeout is not None:
+            deadline = min(deadline, asyncio.get_running_loop().time() + self._timeout)
+        if self._request_id is not None:
+            request_id = self._request_id
+        self._token = ambient.set((request_id, deadline, pending))
+
+    def __exit__(self, *exc_info: object) -> None:
+        ambient.reset(self._token)
 
 
 def enter_pending(request_id: Any, deadline: float) -> Token[Scope]:

@@ -2,31 +2,44 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import nullcontext
+
 from aiohttp import HttpVersion11, StreamReader, web
 
 from .problems import problem_response
 
 __all__ = ["BodyTooLarge", "answer_expect", "read_bounded"]
 
+_NO_TIMEOUT = nullcontext()
+
 
 class BodyTooLarge(ValueError):
     """A body has more bytes than it may have, after decompression."""
 
 
-async def read_bounded(content: StreamReader, limit: int) -> bytes:
+async def read_bounded(content: StreamReader, limit: int, timeout: float | None = None) -> bytes:
     """Return a body of at most `limit` bytes, as it is after decompression.
 
     aiohttp decompresses piece by piece as one reads, so a body that unpacks to a thousand times
     its size is given up a piece past the bound.
 
+    Args:
+        content: where to read it.
+        limit: bytes it may have.
+        timeout: seconds it may take to arrive; None for ever.
+
     Raises:
         BodyTooLarge: there are more bytes. The rest is not read.
+        TimeoutError: it did not arrive in time.
     """
-    body = bytearray()
-    while piece := await content.readany():
-        body += piece
-        if len(body) > limit:
-            raise BodyTooLarge(f"more than {limit} bytes")
+    # Most bodies are small and there when they are asked for: a timer would cost more than they do.
+    async with asyncio.timeout(timeout) if not content.is_eof() else _NO_TIMEOUT:
+        body = bytearray()
+        while piece := await content.readany():
+            body += piece
+            if len(body) > limit:
+                raise BodyTooLarge(f"more than {limit} bytes")
     return bytes(body)
 
 

@@ -262,8 +262,7 @@ def callback_route(
         if request_id is None:
             return _not_found()
         try:
-            async with asyncio.timeout(body_timeout):
-                body = await read_bounded(request.content, max_body)
+            body = await read_bounded(request.content, max_body, body_timeout)
         except TimeoutError:
             return problem_response(408, "The body did not come in time.")
         except BodyTooLarge as error:

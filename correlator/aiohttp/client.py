@@ -36,26 +36,28 @@ class HeaderGuard:
 
     def forget(self) -> None:
         """Take the next request for a new one, whatever went before it in this context."""
-        self._note.set(None)
+        if self._note.get() is not None:
+            self._note.set(None)
 
     async def send(
         self, request: ClientRequest, handler: ClientHandlerType, headers: Mapping[str, str]
     ) -> ClientResponse:
         """Send a request through `handler`, with those of `headers` that it does not have."""
-        place = _place(request.url)
         note = self._note.get()
-        at_home = note[0] if note is not None and note[1] == place else True
+        at_home = note is None or note[1] != _place(request.url) or note[0]
         if at_home:
             for name, value in headers.items():
                 request.headers.setdefault(name, value)
         response = await handler(request)
-        location = response.headers.get("Location") or response.headers.get("URI")
-        if response.status in _REDIRECTS and location is not None:
-            target = _target(request.url, location)
-            # Once it has left, it never gets them again, wherever it is led.
-            self._note.set((at_home and target == place, target))
-        else:
-            self._note.set(None)
+        note_of_this = None
+        if response.status in _REDIRECTS:
+            location = response.headers.get("Location") or response.headers.get("URI")
+            if location is not None:
+                target = _target(request.url, location)
+                # Once it has left, it never gets them again, wherever it is led.
+                note_of_this = at_home and target == _place(request.url), target
+        if note_of_this is not note:
+            self._note.set(note_of_this)
         return response
 
 

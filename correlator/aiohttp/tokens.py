@@ -7,7 +7,6 @@ epoch, and an HMAC-SHA256 (RFC 2104) over all that stands before it, in base64ur
 from __future__ import annotations
 
 import binascii
-import hashlib
 import hmac
 import math
 import re
@@ -101,5 +100,5 @@ def _key(at: int, key: bytes | str) -> bytes:
 
 
 def _mac(key: bytes, signed: str) -> str:
-    digest = hmac.new(key, b"correlator callback\n" + signed.encode(), hashlib.sha256).digest()
+    digest = hmac.digest(key, b"correlator callback\n" + signed.encode(), "sha256")
     return urlsafe_b64encode(digest).decode().rstrip("=")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import io
 import json
@@ -210,8 +209,7 @@ async def _read_job(request: web.Request, options: Options) -> bytes:
     if request.content_length is not None and request.content_length > options.max_body:
         raise _BadJobError(413, too_large)
     try:
-        async with asyncio.timeout(options.timeout):
-            body = await read_bounded(request.content, options.max_body)
+        body = await read_bounded(request.content, options.max_body, options.timeout)
     except BodyTooLarge:
         raise _BadJobError(413, too_large) from None
     except TimeoutError:

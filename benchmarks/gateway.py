@@ -28,7 +28,7 @@ from examples.gateway import app as gateway
 from examples.gateway.jobs import Jobs
 from examples.gateway.logs import access_log, configure_logging
 from examples.gateway.options import parse_options
-from examples.gateway.serving import address_of, listen, serve
+from examples.gateway.serving import address_of, listen, serve, tune_collector
 
 from .contenders import LEAKY
 from .measuring import progress
@@ -182,6 +182,7 @@ async def _serve(name, upstream):
     listener = listen("127.0.0.1", 0)
     address = address_of(listener)
     runner = await serve(APPS[name](parse_options([]), URL(address), URL(upstream)), listener)
+    tune_collector()
     try:
         lines = asyncio.StreamReader()
         await asyncio.get_running_loop().connect_read_pipe(

@@ -138,7 +138,10 @@ def correlation_middleware(
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-        request_id = request.get(_REQUEST_ID) or _sole(request, header)
+        # (To look for a key that is not there costs an exception, and nearly always none is.)
+        request_id = request.get(_REQUEST_ID) if len(request) else None
+        if request_id is None:
+            request_id = _sole(request, header)
         if request_id is None or not is_valid_request_id(request_id):
             request_id = new_id()
         timeout = None if deadline_header is None else _timeout(_sole(request, deadline_header))

@@ -7,6 +7,7 @@ epoch, and an HMAC-SHA256 (RFC 2104) over all that stands before it, in base64ur
 from __future__ import annotations
 
 import binascii
+import hashlib
 import hmac
 import math
 import re
@@ -48,7 +49,10 @@ class CallbackTokens:
             raise TypeError("keys must be a list of keys, newest first, not a single one")
         if not keys:
             raise ValueError("keys must hold at least one key, not none")
-        self._keys = [_key(at, key) for at, key in enumerate(keys)]
+        self._macs = [
+            hmac.new(_key(at, key), b"correlator callback\n", hashlib.sha256)
+            for at, key in enumerate(keys)
+        ]
         self._clock = clock
 
     def issue(self, request_id: str, ttl: float) -> str:
@@ -65,7 +69,7 @@ class CallbackTokens:
         if not 1 <= len(encoded) <= _MAX_ID:
             raise ValueError(f"request_id must have 1 to 384 bytes, not {len(request_id.encode())}")
         signed = f"{_VERSION}.{encoded}.{math.ceil(self._clock() + ttl)}"
-        return f"{signed}.{_mac(self._keys[0], signed)}"
+        return f"{signed}.{_sign(self._macs[0], signed)}"
 
     def verify(self, token: str) -> str | None:
         """Return the id of a token that is ours and has not expired, else None.
@@ -78,7 +82,7 @@ class CallbackTokens:
         signed, encoded, expiry, mac = form.groups()
         # The text of the MAC is compared, not its bytes: two texts can decode to the same bytes.
         # And with every key, so that the time does not tell which one it was.
-        good = [hmac.compare_digest(_mac(key, signed), mac) for key in self._keys]
+        good = [hmac.compare_digest(_sign(each, signed), mac) for each in self._macs]
         if not any(good) or int(expiry) <= self._clock():
             return None
         try:
@@ -87,7 +91,7 @@ class CallbackTokens:
             return None
 
     def __repr__(self) -> str:
-        return f"<CallbackTokens with {len(self._keys)} keys>"
+        return f"<CallbackTokens with {len(self._macs)} keys>"
 
 
 def _key(at: int, key: bytes | str) -> bytes:
@@ -99,6 +103,7 @@ def _key(at: int, key: bytes | str) -> bytes:
     return raw
 
 
-def _mac(key: bytes, signed: str) -> str:
-    digest = hmac.digest(key, b"correlator callback\n" + signed.encode(), "sha256")
-    return urlsafe_b64encode(digest).decode().rstrip("=")
+def _sign(keyed: hmac.HMAC, signed: str) -> str:
+    mac = keyed.copy()  # the key is worked in already
+    mac.update(signed.encode())
+    return urlsafe_b64encode(mac.digest()).decode().rstrip("=")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import structlog
@@ -13,12 +14,12 @@ from ..pending import Disposition, Outcome, Pending
 __all__ = ["StructlogObserver"]
 
 # What everybody wants to know is a warning; what happens to every request is for debugging.
-_LEVELS = {
-    Outcome.RESOLVED: "debug",
-    Outcome.REJECTED: "warning",
-    Outcome.TIMED_OUT: "warning",
-    Outcome.CANCELLED: "debug",
-    Outcome.CLOSED: "info",
+_ENDS = {
+    Outcome.RESOLVED: ("debug", "correlator.request_resolved"),
+    Outcome.REJECTED: ("warning", "correlator.request_rejected"),
+    Outcome.TIMED_OUT: ("warning", "correlator.request_timed_out"),
+    Outcome.CANCELLED: ("debug", "correlator.request_cancelled"),
+    Outcome.CLOSED: ("info", "correlator.request_closed"),
 }
 
 
@@ -37,9 +38,13 @@ class StructlogObserver:
 
     def __init__(self, logger: Any = None) -> None:
         self._log = structlog.get_logger("correlator") if logger is None else logger
+        # One that is no logger of structlog's may take the question for something to log.
+        self._can_be_asked = logger is None or isinstance(logger, structlog.BoundLoggerBase)
 
     def registered(self, pending: Pending[Any, Any]) -> None:
         """Log ``request_registered`` at debug."""
+        if not self._debugs():
+            return
         self._log.debug(
             "correlator.request_registered",
             timeout_s=round(pending.timeout, 6),
@@ -50,12 +55,22 @@ class StructlogObserver:
         """Log ``request_resolved`` and the like: a timeout or a rejection at warning."""
         outcome = pending.outcome
         assert outcome is not None, "a settled request has an outcome"
-        getattr(self._log, _LEVELS[outcome])(
-            f"correlator.request_{outcome}",
+        level, event = _ENDS[outcome]
+        if level == "debug" and not self._debugs():
+            return
+        getattr(self._log, level)(
+            event,
             age_s=round(pending.age, 6),
             timeout_s=round(pending.timeout, 6),
             **_ids(pending.request_id, pending.correlation_id),
         )
+
+    def _debugs(self) -> bool:
+        """Tell whether lines at debug are wanted: they are about every request, and mostly not."""
+        if not self._can_be_asked:
+            return True
+        asked = getattr(self._log, "is_enabled_for", None)  # the filtering ones have it
+        return asked is None or bool(asked(logging.DEBUG))
 
     def unmatched(self, request_id: Any, disposition: Disposition) -> None:
         """Log ``reply_late``, ``reply_duplicate`` or ``reply_unknown`` at warning."""

@@ -19,7 +19,7 @@ from correlator.observers.structlog import StructlogObserver
 from .app import READINESS, make_app
 from .logs import configure_logging
 from .options import Options, parse_options
-from .serving import address_of, listen, serve
+from .serving import address_of, listen, serve, tune_collector
 from .upstream import Faults, Simulator, parse_faults
 
 _TRY = """\
@@ -69,6 +69,7 @@ async def run(options: Options, faults: Faults) -> None:
         )
         runner = await serve(app, listener)
         stack.push_async_callback(runner.cleanup)
+        tune_collector()
         shown = upstream.with_user(None).with_query(None)  # what may be a secret stays out
         print(_TRY.format(url=address_of(listener), upstream=shown), flush=True)
 

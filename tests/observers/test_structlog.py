@@ -15,6 +15,7 @@ from correlator import (
     RequestTimeout,
     request_scope,
 )
+from correlator.observers import structlog as correlator_structlog
 from correlator.observers.structlog import StructlogObserver
 
 from ..clock import elapse
@@ -244,3 +245,26 @@ async def test_who_waited_for_a_place_is_logged_with_his_own_id():
         for line in logs
         if line["event"] == "correlator.request_registered"
     ] == [None, "his"]
+
+
+@pytest.mark.parametrize(("least", "all_of_it"), [(logging.DEBUG, True), (logging.INFO, False)])
+async def test_what_is_for_debugging_is_not_even_put_together_unless_it_is_wanted(
+    monkeypatch, least, all_of_it
+):
+    written = CapturingLogger()
+    made = []
+    ids = correlator_structlog._ids
+    monkeypatch.setattr(correlator_structlog, "_ids", lambda *a: made.append(a) or ids(*a))
+    logger = structlog.wrap_logger(
+        written,
+        processors=[lambda *a: a[2]["event"]],
+        wrapper_class=structlog.make_filtering_bound_logger(least),
+    ).bind()
+    async with Correlator(observers=[StructlogObserver(logger)]) as correlator:
+        correlator.register("a").cancel()
+        correlator.register("b", timeout=1.0)
+        await elapse(2.0)
+    names = [call.args[0].removeprefix("correlator.") for call in written.calls]
+    everything = ["request_registered", "request_cancelled", "request_registered"]
+    assert names == (everything if all_of_it else []) + ["request_timed_out"]
+    assert len(made) == len(names)

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import nullcontext
 
 from aiohttp import HttpVersion11, StreamReader, web
 
 from .problems import problem_response
 
 __all__ = ["BodyTooLarge", "answer_expect", "read_bounded"]
-
-_NO_TIMEOUT = nullcontext()
 
 
 class BodyTooLarge(ValueError):
@@ -33,13 +30,18 @@ async def read_bounded(content: StreamReader, limit: int, timeout: float | None 
         BodyTooLarge: there are more bytes. The rest is not read.
         TimeoutError: it did not arrive in time.
     """
-    # Most bodies are small and there when they are asked for: a timer would cost more than they do.
-    async with asyncio.timeout(timeout) if not content.is_eof() else _NO_TIMEOUT:
-        body = bytearray()
-        while piece := await content.readany():
-            body += piece
-            if len(body) > limit:
-                raise BodyTooLarge(f"more than {limit} bytes")
+    if timeout is None or content.is_eof():  # mostly it is there: a timer would cost more than it
+        return await _read(content, limit)
+    async with asyncio.timeout(timeout):
+        return await _read(content, limit)
+
+
+async def _read(content: StreamReader, limit: int) -> bytes:
+    body = bytearray()
+    while piece := await content.readany():
+        body += piece
+        if len(body) > limit:
+            raise BodyTooLarge(f"more than {limit} bytes")
     return bytes(body)
 
 

@@ -175,8 +175,19 @@ class CallbackClient:
         """
 
         async def send(request_id: str) -> None:
+            # Middlewares of a request replace those of its session, so these are named again;
+            # aiohttp has no public way to ask for them. Ours comes first: one that runs the rest
+            # in a task would hide the guard's notes from it.
+            middlewares = (self._middleware, *self._session._middlewares)
+            _guard.forget()
             try:
-                reply = await self._send(method, url, options)
+                async with self._session.request(
+                    method, url, middlewares=middlewares, **options
+                ) as response:
+                    if response.status == 202:
+                        return  # it is to come by callback
+                    body = await read_bounded(response.content, self._max_body)
+                    reply = CallbackReply(response.status, response.headers, body)
             except CorrelationError:  # of a middleware; the timeouts among them are TimeoutErrors
                 raise
             except (aiohttp.ClientError, TimeoutError) as error:
@@ -189,8 +200,6 @@ class CallbackClient:
                     f"the upstream's answer is too large: {error}", request_id=request_id
                 )
             else:
-                if reply is None:
-                    return
                 if reply.status < 300:
                     self._correlator.resolve(request_id, reply)
                     return
@@ -200,23 +209,6 @@ class CallbackClient:
                 self._correlator.reject(request_id, rejected)
 
         return await self._correlator.correlate(send=send, timeout=timeout, context=context)
-
-    async def _send(
-        self, method: str, url: str | URL, options: RequestOptions
-    ) -> CallbackReply | None:
-        """Send the request, and return the answer, or None if it is to come by callback."""
-        # Middlewares of a request replace those of its session, so these are named again;
-        # aiohttp has no public way to ask for them. Ours comes first: one that runs the rest in a
-        # task would hide the guard's notes from it.
-        middlewares = (self._middleware, *self._session._middlewares)
-        _guard.forget()
-        async with self._session.request(
-            method, url, middlewares=middlewares, **options
-        ) as response:
-            if response.status == 202:
-                return None
-            body = await read_bounded(response.content, self._max_body)
-            return CallbackReply(response.status, response.headers, body)
 
 
 def callback_route(

@@ -64,9 +64,7 @@ def setup(
     if CORRELATOR in app:
         raise ValueError(f"app has a correlator already: {app[CORRELATOR]!r}")
     check_seconds("drain_timeout", drain_timeout)
-    middleware = correlation_middleware(
-        header=header, deadline_header=deadline_header, new_id=new_id
-    )
+    middleware = _make_middleware(header, deadline_header, new_id, answers=False)
 
     async def on_prepare(request: web.Request, response: web.StreamResponse) -> None:
         request_id = request.get(_REQUEST_ID)
@@ -131,6 +129,13 @@ def correlation_middleware(
     Raises:
         TypeError, ValueError: a header's name is not one.
     """
+    return _make_middleware(header, deadline_header, new_id, answers=True)
+
+
+def _make_middleware(
+    header: str, deadline_header: str | None, new_id: Callable[[], str], *, answers: bool
+) -> Middleware:
+    """Make it. Where it `answers`, it puts the id on responses; `setup` does that otherwise."""
     check_header("header", header)
     if deadline_header is not None:
         check_header("deadline_header", deadline_header)
@@ -155,11 +160,12 @@ def correlation_middleware(
                     raise  # a response has begun: aiohttp cuts the connection off
                 response = error_response(error)
             except web.HTTPException as error:
-                error.headers[header] = request_id
+                if answers:
+                    error.headers[header] = request_id
                 raise
             finally:
                 reset_contextvars(**bound)
-        if not response.prepared:
+        if answers and not response.prepared:
             response.headers[header] = request_id
         return response
 

@@ -12,7 +12,7 @@ import hmac
 import math
 import re
 import time
-from base64 import urlsafe_b64decode, urlsafe_b64encode
+from base64 import urlsafe_b64decode
 from collections.abc import Callable, Sequence
 
 from ..checks import check_seconds
@@ -22,6 +22,7 @@ __all__ = ["CallbackTokens"]
 _VERSION = "v1"
 _MIN_KEY = 16  # bytes; RFC 2104 asks for as many as the hash has, and takes 16 as the least
 _MAX_ID = 512  # characters of an encoded id
+_URL_SAFE = bytes.maketrans(b"+/", b"-_")
 _TOKEN = re.compile(
     rf"(v1\.([A-Za-z0-9_-]{{1,{_MAX_ID}}})\.([0-9]{{1,12}}))\.([A-Za-z0-9_-]{{43}})"
 )
@@ -65,7 +66,7 @@ class CallbackTokens:
         if not isinstance(request_id, str):
             raise TypeError(f"request_id must be a string to go into a token, not {request_id!r}")
         check_seconds("ttl", ttl)
-        encoded = urlsafe_b64encode(request_id.encode()).decode().rstrip("=")
+        encoded = _text(request_id.encode())
         if not 1 <= len(encoded) <= _MAX_ID:
             raise ValueError(f"request_id must have 1 to 384 bytes, not {len(request_id.encode())}")
         signed = f"{_VERSION}.{encoded}.{math.ceil(self._clock() + ttl)}"
@@ -106,4 +107,9 @@ def _key(at: int, key: bytes | str) -> bytes:
 def _sign(keyed: hmac.HMAC, signed: str) -> str:
     mac = keyed.copy()  # the key is worked in already
     mac.update(signed.encode())
-    return urlsafe_b64encode(mac.digest()).decode().rstrip("=")
+    return _text(mac.digest())
+
+
+def _text(raw: bytes) -> str:
+    """Return bytes in base64url without padding (RFC 4648, section 5)."""
+    return binascii.b2a_base64(raw, newline=False).translate(_URL_SAFE).rstrip(b"=").decode()

@@ -99,7 +99,10 @@ def callback_middleware(
         ttl = min(left + grace, MAX_SECONDS)
         token = tokens.issue(pending.request_id, ttl)
         url = template.replace("{token}", token)
-        return await _guard.send(request, handler, {header: url})
+        at_home = _guard.put(request, {header: url})
+        response = await handler(request)
+        _guard.follow(request, response, at_home=at_home)
+        return response
 
     return middleware
 

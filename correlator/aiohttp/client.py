@@ -39,26 +39,28 @@ class HeaderGuard:
         if self._note.get() is not None:
             self._note.set(None)
 
-    async def send(
-        self, request: ClientRequest, handler: ClientHandlerType, headers: Mapping[str, str]
-    ) -> ClientResponse:
-        """Send a request through `handler`, with those of `headers` that it does not have."""
+    def put(self, request: ClientRequest, headers: Mapping[str, str]) -> bool:
+        """Put on a request those of `headers` that it does not have; tell whether it may have them.
+
+        What it tells is for `follow`, which is to be called with the response.
+        """
         note = self._note.get()
         at_home = note is None or note[1] != _place(request.url) or note[0]
         if at_home:
             for name, value in headers.items():
                 request.headers.setdefault(name, value)
-        response = await handler(request)
-        note_of_this = None
+        return at_home
+
+    def follow(self, request: ClientRequest, response: ClientResponse, *, at_home: bool) -> None:
+        """Leave a note of where a redirect leads, or take away the one that led here."""
         if response.status in _REDIRECTS:
             location = response.headers.get("Location") or response.headers.get("URI")
             if location is not None:
                 target = _target(request.url, location)
                 # Once it has left, it never gets them again, wherever it is led.
-                note_of_this = at_home and target == _place(request.url), target
-        if note_of_this is not note:
-            self._note.set(note_of_this)
-        return response
+                self._note.set((at_home and target == _place(request.url), target))
+                return
+        self.forget()
 
 
 def _place(url: URL) -> Place:
@@ -110,6 +112,9 @@ def propagation_middleware(
                 raise too_late(request_id)
             if deadline_header is not None:
                 headers[deadline_header] = str(max(1, int(remaining * 1000)))
-        return await _guard.send(request, handler, headers)
+        at_home = _guard.put(request, headers)
+        response = await handler(request)
+        _guard.follow(request, response, at_home=at_home)
+        return response
 
     return middleware

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextvars import Context
 from types import SimpleNamespace
 
 import pytest
@@ -319,18 +320,15 @@ async def test_a_middleware_inside_that_runs_hops_in_tasks_of_their_own_leaks_no
 PLACES = ["http://a", "http://A:80", "https://a", "http://a:8080", "http://b", "http://B:080"]
 
 
-async def _walk(guard, start, locations, encoded) -> list[tuple[URL, bool]]:
+def _walk(guard, start, locations, encoded) -> list[tuple[URL, bool]]:
     """Send a request along redirects as aiohttp does; tell where the header went along."""
     url, sent = URL(start), []
     for location in [*locations, None]:
         headers = {} if location is None else {"Location": location}
         response = SimpleNamespace(status=200 if location is None else 302, headers=headers)
         request = SimpleNamespace(url=url, headers=CIMultiDict())
-
-        async def answer(_request, response=response):
-            return response
-
-        await guard.send(request, answer, {"X-Secret": "1"})
+        at_home = guard.put(request, {"X-Secret": "1"})
+        guard.follow(request, response, at_home=at_home)
         sent.append((url, "X-Secret" in request.headers))
         if location is not None:
             there = URL(location, encoded=encoded)
@@ -349,7 +347,7 @@ def _place(url: URL) -> tuple[str, str, int]:
 )
 def test_a_header_goes_to_the_first_origin_and_to_no_other(start, hops, encoded):
     left = False
-    for url, went in asyncio.run(_walk(HeaderGuard("tested"), start, hops, encoded)):
+    for url, went in Context().run(_walk, HeaderGuard("tested"), start, hops, encoded):
         away = _place(url) != _place(URL(start))
         left = left or away
         assert not (went and away), "another origin was told"

@@ -6,7 +6,14 @@ from typing import Any
 
 from .errors import shown
 
-__all__ = ["MAX_SECONDS", "check_bound", "check_callable", "check_error", "check_seconds"]
+__all__ = [
+    "MAX_SECONDS",
+    "check_bound",
+    "check_callable",
+    "check_error",
+    "check_instance",
+    "check_seconds",
+]
 
 MAX_SECONDS = 1e9  # about 31 years: nobody means a deadline beyond it, and clocks lose their grain
 
@@ -43,6 +50,12 @@ def check_callable(name: str, value: Any) -> None:
     """Raise TypeError if `value` cannot be called."""
     if not callable(value):
         raise TypeError(f"{name} must be callable, not {shown(value)}")
+
+
+def check_instance(name: str, value: Any, kind: type) -> None:
+    """Raise TypeError if `value` is not an instance of `kind`."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{name} must be an instance of {kind.__name__}, not {shown(value)}")
 
 
 def check_error(name: str, value: Any) -> Exception:

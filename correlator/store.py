@@ -62,7 +62,6 @@ class ExpiringStore(Generic[K, V]):
 
     Attributes:
         bytes: the sum of the sizes of what is in it.
-        has: tells whether a key is in it, as ``in`` does, at the speed of a dict.
     """
 
     __slots__ = (
@@ -78,7 +77,6 @@ class ExpiringStore(Generic[K, V]):
         "_slots",
         "_ticks",
         "bytes",
-        "has",
     )
 
     def __init__(
@@ -98,8 +96,6 @@ class ExpiringStore(Generic[K, V]):
         self._max_bytes = float("inf") if max_bytes is None else max_bytes
         self._evict = evict
         self._entries: dict[K, _Slot[K, V]] = {}
-        # The same as `key in store`, without the call of a Python method.
-        self.has = self._entries.__contains__
         self._sizes: dict[K, int] = {}  # only of entries that have one
         self._slots: dict[int, _Slot[K, V]] = {}
         self._ticks: list[int] = []  # a heap of every key of `_slots`, and some that have gone

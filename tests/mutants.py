@@ -166,7 +166,7 @@ NAMED = [
         self._settle(pending, _RESOLVED, response)""",
         """\
         if pending is None:
-            if self._remembered.pop(request_id) is None:
+            if request_id not in self._remembered.newer:
                 return self._unmatched(request_id)
             self._outcomes[_RESOLVED] += 1
             return _MATCHED

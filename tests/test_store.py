@@ -39,11 +39,9 @@ def test_what_was_added_is_there_until_popped():
     store.add("b", 2, 10.0)
     assert len(store) == 2
     assert "a" in store
-    assert store.has("a")
     assert store.get("a") == 1
     assert store.pop("a") == 1
     assert "a" not in store
-    assert not store.has("a")
     assert store.get("a") is None
     assert store.pop("a") is None
     assert list(store) == ["b"]

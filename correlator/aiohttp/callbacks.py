@@ -22,15 +22,15 @@ from multidict import CIMultiDictProxy
 from typing_extensions import Unpack
 from yarl import URL
 
-from ..checks import MAX_SECONDS, check_bound, check_seconds
+from ..checks import MAX_SECONDS, check_bound, check_instance, check_seconds
 from ..context import current_pending
 from ..core import Correlator
 from ..errors import CorrelationError, RequestRejected
 from ..pending import Disposition
 from .bodies import BodyTooLarge, answer_expect, read_bounded
 from .client import HeaderGuard
+from .headers import CALLBACK_HEADER, check_header
 from .problems import problem_response
-from .server import check_header
 from .tokens import CallbackTokens
 
 if TYPE_CHECKING:
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 
 __all__ = ["CallbackClient", "CallbackReply", "callback_middleware", "callback_route"]
 
-CALLBACK_HEADER = "Callback-URL"
 _MAX_BODY = 1024 * 1024
 _GRACE = 60.0  # seconds that a token outlives its request, so that a late reply is told it is late
 
@@ -83,8 +82,11 @@ def callback_middleware(
     Raises:
         TypeError, ValueError: an argument is no good.
     """
+    check_instance("tokens", tokens, CallbackTokens)
     check_header("header", header)
     check_seconds("grace", grace)
+    if not isinstance(callback_url, str | URL):
+        raise TypeError(f"callback_url must be a string or a URL, not {callback_url!r:.100}")
     template = str(callback_url)
     if "{token}" not in template:
         template = template.rstrip("/") + "/{token}"
@@ -147,6 +149,8 @@ class CallbackClient:
         header: str = CALLBACK_HEADER,
         max_body: int = _MAX_BODY,
     ) -> None:
+        check_instance("session", session, ClientSession)
+        check_instance("correlator", correlator, Correlator)
         self._session = session
         self._correlator = correlator
         self._max_body = check_bound("max_body", max_body)
@@ -241,7 +245,11 @@ def callback_route(
 
     Raises:
         ValueError: `path` has no ``{token}``, `webhook` is empty, or a number is out of range.
+        TypeError: an argument is of the wrong type.
     """
+    check_instance("correlator", correlator, Correlator)
+    check_instance("path", path, str)
+    check_instance("tokens", tokens, CallbackTokens)
     if "{token}" not in path:
         raise ValueError(f"path must contain {{token}}, not {path!r}")
     check_bound("max_body", max_body)
@@ -251,6 +259,12 @@ def callback_route(
         webhooks = tuple(webhook) if isinstance(webhook, Sequence) else (webhook,)
         if not webhooks:
             raise ValueError(f"webhook must hold at least one key, not {webhook!r}")
+        for each in webhooks:
+            if not callable(getattr(each, "verify", None)):
+                raise TypeError(
+                    f"webhook must be a standardwebhooks.Webhook, or a sequence of them, "
+                    f"not {type(each).__name__}"
+                )
 
     async def handler(request: web.Request) -> web.StreamResponse:
         request_id = tokens.verify(request.match_info["token"])

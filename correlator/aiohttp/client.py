@@ -11,7 +11,7 @@ from yarl import URL
 from ..context import current_request_id, remaining_time
 from ..ids import is_valid_request_id
 from ..refusals import too_late
-from .server import DEADLINE_HEADER, REQUEST_ID_HEADER, check_header
+from .headers import DEADLINE_HEADER, REQUEST_ID_HEADER, check_header
 
 __all__ = ["HeaderGuard", "propagation_middleware"]
 

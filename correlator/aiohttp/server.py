@@ -11,24 +11,21 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 from structlog.contextvars import bind_contextvars, reset_contextvars
 
-from ..checks import MAX_SECONDS, check_callable, check_seconds
+from ..checks import MAX_SECONDS, check_callable, check_instance, check_seconds
 from ..context import request_scope
 from ..core import Correlator
 from ..errors import CorrelationError, CorrelatorClosed
 from ..ids import is_valid_request_id, new_request_id
+from .headers import DEADLINE_HEADER, REQUEST_ID_HEADER, check_header
 from .problems import error_response
 
-__all__ = ["CORRELATOR", "DEADLINE_HEADER", "correlation_middleware", "get_correlator", "setup"]
-
-REQUEST_ID_HEADER = "X-Request-ID"
-DEADLINE_HEADER = "X-Envoy-Expected-Rq-Timeout-Ms"
+__all__ = ["CORRELATOR", "correlation_middleware", "get_correlator", "setup"]
 
 CORRELATOR: web.AppKey[Correlator[Any, Any]] = web.AppKey("correlator", Correlator)
 
 # Where a request keeps its id, for responses that are made outside of the middleware.
 _REQUEST_ID: web.RequestKey[str] = web.RequestKey("correlator_request_id", str)
 _MILLISECONDS = re.compile(r"[0-9]{1,12}")
-_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # a token, RFC 9110 section 5.6.2
 
 
 def setup(
@@ -59,8 +56,8 @@ def setup(
     Raises:
         TypeError, ValueError: an argument is no good, or the application has a correlator.
     """
-    if not isinstance(correlator, Correlator):
-        raise TypeError(f"correlator must be a Correlator, not {correlator!r:.100}")
+    check_instance("app", app, web.Application)
+    check_instance("correlator", correlator, Correlator)
     if CORRELATOR in app:
         raise ValueError(f"app has a correlator already: {app[CORRELATOR]!r}")
     check_seconds("drain_timeout", drain_timeout)
@@ -170,15 +167,6 @@ def _make_middleware(
         return response
 
     return middleware
-
-
-def check_header(name: str, value: object) -> str:
-    """Return `value`, the name of a header field. Raises TypeError or ValueError naming it."""
-    if not isinstance(value, str):
-        raise TypeError(f"{name} must be a string, not {value!r:.100}")
-    if _HEADER_NAME.fullmatch(value) is None:
-        raise ValueError(f"{name} must be the name of a header field, not {value!r:.100}")
-    return value
 
 
 def _sole(request: web.Request, header: str) -> str | None:

@@ -75,6 +75,17 @@ def http_url(text: str) -> URL:
     return url
 
 
+def base_url(text: str) -> URL:
+    """Parse a URL that paths are added to."""
+    url = http_url(text)
+    if url.query_string or url.fragment:
+        # Not the value: a query may hold a secret.
+        raise argparse.ArgumentTypeError(
+            "must have no query and no fragment: paths are added to it"
+        )
+    return url
+
+
 def parse_options(arguments: list[str] | None = None) -> Options:
     """Parse the command line. Leaves with status 2 and one line where it is no good."""
     parser = argparse.ArgumentParser(
@@ -119,7 +130,7 @@ def parse_options(arguments: list[str] | None = None) -> Options:
     )
     add(
         "--public-url",
-        type=http_url,
+        type=base_url,
         metavar="URL",
         default=argparse.SUPPRESS,
         help="where the upstream reaches this gateway (default: the address it listens on)",

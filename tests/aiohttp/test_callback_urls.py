@@ -115,14 +115,15 @@ def test_the_middleware_refuses_arguments_that_are_no_good(url, options, error):
         callback_middleware(url, CallbackTokens([KEY]), **options)
 
 
-def test_the_client_and_the_route_refuse_arguments_that_are_no_good():
+async def test_the_client_and_the_route_refuse_arguments_that_are_no_good():
     correlator, tokens = Correlator(), CallbackTokens([KEY])
     with pytest.raises(ValueError, match="max_body"):
         callback_route(correlator, tokens=tokens, max_body=0)
     with pytest.raises(ValueError, match=r"path must contain \{token\}"):
         callback_route(correlator, "/callbacks", tokens=tokens)
-    with pytest.raises(ValueError, match="max_body"):
-        CallbackClient(None, correlator, callback_url="http://a", tokens=tokens, max_body=0)
+    async with http_session() as session:
+        with pytest.raises(ValueError, match="max_body"):
+            CallbackClient(session, correlator, callback_url="http://a", tokens=tokens, max_body=0)
 
 
 # -- redirects -----------------------------------------------------------------------------------

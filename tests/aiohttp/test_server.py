@@ -63,7 +63,7 @@ def test_setup_refuses_a_new_id_that_cannot_be_called():
 
 @pytest.mark.parametrize("thing", [None, "correlator", Correlator])
 def test_setup_refuses_what_is_no_correlator(thing):
-    with pytest.raises(TypeError, match="must be a Correlator"):
+    with pytest.raises(TypeError, match="correlator must be an instance of Correlator, not "):
         setup(web.Application(), thing)
 
 

@@ -36,6 +36,8 @@ REFUSED = [
     ("--public-url", "gateway.example"),
     ("--public-url", "ftp://gateway.example"),
     ("--public-url", "http://"),
+    ("--public-url", "http://gateway.example/?key=secret"),
+    ("--public-url", "http://gateway.example/#there"),
     ("--upstream", "http://[::1"),
     ("--upstream", "/jobs"),
     ("--upstream", "http://upstream.example:99999/"),

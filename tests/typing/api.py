@@ -237,7 +237,6 @@ def stores() -> None:
     assert_type(store.oldest(), bytes | None)
     assert_type(store.purge(10.0, 100), int)
     assert_type(store.fits(5), bool)
-    assert_type(store.has("a"), bool)
     assert_type(store.leaves_at("a"), float)
     assert_type(store.bytes, int)
     assert_type(list(store), list[str])

@@ -79,10 +79,7 @@ def base_url(text: str) -> URL:
     """Parse a URL that paths are added to."""
     url = http_url(text)
     if url.query_string or url.fragment:
-        # Not the value: a query may hold a secret.
-        raise argparse.ArgumentTypeError(
-            "must have no query and no fragment: paths are added to it"
-        )
+        raise argparse.ArgumentTypeError(f"must have no query and no fragment, not {text!r}")
     return url
 
 

@@ -71,13 +71,17 @@ def remaining_time() -> float | None:
 class request_scope:  # noqa: N801  # to its users it is a function, as `contextlib.suppress` is
     """Set the ambient request id, the ambient deadline, or both, for the length of a block.
 
+    Each is for one block: make a new one for the next.
+
     Args:
         request_id: the id for logs and headers; None leaves the one in force.
         timeout: seconds from the block's start that everything in it may take together; it can
             only shorten a deadline already in force. None leaves that one.
 
     Raises:
-        TypeError, ValueError: `timeout` is no number, or not above 0 and at most 1e9.
+        TypeError: `request_id` is no string, or `timeout` no number.
+        ValueError: `timeout` is not above 0 and at most 1e9.
+        RuntimeError: it was used for a block before; or, with a `timeout`, no event loop runs.
     """
 
     __slots__ = ("_request_id", "_timeout", "_token")
@@ -87,8 +91,11 @@ class request_scope:  # noqa: N801  # to its users it is a function, as `context
             raise TypeError(f"request_id must be a string, not {shown(request_id)}")
         self._request_id = request_id
         self._timeout = None if timeout is None else check_seconds("timeout", timeout)
+        self._token: Token[Scope] | None = None
 
     def __enter__(self) -> None:
+        if self._token is not None:
+            raise RuntimeError("a request_scope is for one block: make a new one for each")
         request_id, deadline, pending = ambient.get()
         if self._timeout is not None:
             deadline = min(deadline, asyncio.get_running_loop().time() + self._timeout)
@@ -97,7 +104,8 @@ class request_scope:  # noqa: N801  # to its users it is a function, as `context
         self._token = ambient.set((request_id, deadline, pending))
 
     def __exit__(self, *exc_info: object) -> None:
-        ambient.reset(self._token)
+        assert self._token is not None, "it was entered"
+        leave(self._token)
 
 
 def enter_pending(request_id: Any, deadline: float) -> Token[Scope]:
@@ -109,8 +117,8 @@ def enter_pending(request_id: Any, deadline: float) -> Token[Scope]:
     return ambient.set((outer_id, ambient_deadline, (request_id, deadline)))
 
 
-def leave_pending(token: Token[Scope]) -> None:
-    """Undo `enter_pending`."""
+def leave(token: Token[Scope]) -> None:
+    """Put back what was ambient before that token was given."""
     try:
         ambient.reset(token)
     except ValueError:

@@ -111,9 +111,8 @@ class Correlator(Ledger[K, V]):
                 f"make a new one"
             )
         self._loop = asyncio.get_running_loop()
-        # What the loops of asyncio call themselves; a call less, twice a request.
-        time_of_loop = getattr(self._loop.time, "__func__", None)
-        is_asyncios = time_of_loop is asyncio.BaseEventLoop.time
+        # `time` of asyncio's loops only calls `time.monotonic`: a call less, twice a request.
+        is_asyncios = getattr(self._loop.time, "__func__", None) is asyncio.BaseEventLoop.time
         self._time = time.monotonic if is_asyncios else self._loop.time
         self._new_waiter = self._loop.create_future
         self._reaper.start(self._loop, self._time)
@@ -205,6 +204,7 @@ class Correlator(Ledger[K, V]):
             CapacityExceeded: a bound is reached.
             CorrelatorClosed: it was not entered, is draining, or is closed.
             RequestTimeout: the ambient deadline has passed already.
+            RuntimeError: called from another thread than the loop's.
             TypeError, ValueError: an argument is no good; the message names it and its value.
         """
         return self._register(request_id, timeout, context, size, reuse)
@@ -237,7 +237,7 @@ class Correlator(Ledger[K, V]):
             RequestTimeout: no response came in time.
             CapacityExceeded: a bound is reached (or, waiting, none was free in time); nothing
                 was sent.
-            DuplicateRequest, CorrelatorClosed, TypeError, ValueError: as `register`.
+            DuplicateRequest, CorrelatorClosed, RuntimeError, TypeError, ValueError: as `register`.
             Exception: what `reject` was given, or what `send` raised.
         """
         if send is not None:
@@ -250,7 +250,7 @@ class Correlator(Ledger[K, V]):
             await send_request(pending, send)
         # `return await pending`, written out: a generator less on the path of every request.
         if pending._outcome is None:
-            new_waiter = self._new_waiter  # see `_register`
+            new_waiter = self._new_waiter  # see `Ledger._register`
             waiter = new_waiter()
             pending._waiters += (waiter,)
             try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from typing import TypeGuard
 
 __all__ = ["is_valid_request_id", "new_request_id"]
 
@@ -38,7 +39,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_ready.clear)
 
 
-def is_valid_request_id(value: object) -> bool:
+def is_valid_request_id(value: object) -> TypeGuard[str]:
     """Tell whether `value`, which came from outside, may be carried as a request id.
 
     It may if it is a string of 1 to 128 characters out of ``A-Z a-z 0-9 . _ -``. Anything else

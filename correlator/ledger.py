@@ -144,12 +144,12 @@ class Ledger(Generic[K, V]):
             if self._thread == _get_ident():
                 raise self._refuse(refusals.draining(self.name, request_id))
             raise self._out_of_order("register")
-        # Two steps, since CPython 3.11 looks up slowly what is called as a method and is none.
-        time_of_loop = self._time
-        now = time_of_loop()
+        # Two steps: CPython 3.11 does not specialize a method call (LOAD_METHOD) of what is an
+        # attribute of the instance.
+        clock = self._time
+        now = clock()
         if queued is None:
             correlation_id, outer, _ = ambient.get()
-            # `_deadline`, written out: a call less on the path of every request.
             if timeout is None:
                 timeout = self._timeout
             elif timeout.__class__ is not float or not 0.0 < timeout <= MAX_SECONDS:
@@ -210,10 +210,14 @@ class Ledger(Generic[K, V]):
         if group is not None:
             group._members.add(pending)
         self._registered += 1
-        if deadline < self._reaper.alarm_at:
-            self._reaper.advance()
-        if self._observers:
-            notify(self._observers, "registered", pending)
+        try:
+            if deadline < self._reaper.alarm_at:
+                self._reaper.advance()
+            if self._observers:
+                notify(self._observers, "registered", pending)
+        except BaseException:  # the loop is closed, or Ctrl-C has struck in an observer
+            self._settle(pending, Outcome.CANCELLED, None)
+            raise
         return pending
 
     async def _admit(
@@ -233,7 +237,8 @@ class Ledger(Generic[K, V]):
         except StoreFull:
             if len(self._waiting) >= self._max_waiting:
                 raise self._refuse(self._full(request_id, size)) from None
-        deadline = self._deadline(self._time(), timeout)
+        within = self._timeout if timeout is None else timeout
+        deadline = min(self._time() + within, ambient.get()[1])
         # No variable for the ticket: it holds the error it may be answered with, whose traceback
         # will hold this frame.
         pending = await self._queue.wait(Ticket(request_id, context, size, reuse, group, deadline))
@@ -253,8 +258,8 @@ class Ledger(Generic[K, V]):
         if pending._outcome is not None:
             return False
         request_id = pending.request_id
-        time_of_loop = self._time  # see `_register`
-        now = time_of_loop()
+        clock = self._time  # in two steps as in `_register`
+        now = clock()
         self._store.pop(request_id)
         if pending._group is not None:
             pending._group._members.discard(pending)
@@ -281,13 +286,6 @@ class Ledger(Generic[K, V]):
         return True
 
     # -- what the two are made of --------------------------------------------------------------
-
-    def _deadline(self, now: float, timeout: float | None) -> float:
-        if timeout is None:
-            timeout = self._timeout
-        elif timeout.__class__ is not float or not 0.0 < timeout <= MAX_SECONDS:
-            timeout = check_seconds("timeout", timeout)
-        return min(now + timeout, ambient.get()[1])
 
     def _register_ticket(self, ticket: Ticket[K, V]) -> Pending[K, V]:
         return self._register(

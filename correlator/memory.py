@@ -26,7 +26,7 @@ _PAST = float("-inf")
 
 
 class _Unanswered(float):
-    """When to forget a request that ended without a reply."""
+    """When to forget a request that ended without a reply: that it is of this class tells so."""
 
     __slots__ = ()
 
@@ -39,7 +39,8 @@ class RememberedIds(Generic[K]):
 
     Args:
         seconds: how long an id is remembered.
-        max_size: how many are at most. When there are so many, the older half goes.
+        max_size: how many are at most. When there are so many, the older half goes, at once: that
+            holds the loop for about a millisecond for each 50,000 of them.
         resolution: seconds by which forgetting may be late; it is never early.
 
     Attributes:
@@ -48,12 +49,12 @@ class RememberedIds(Generic[K]):
     """
 
     __slots__ = (
-        "_answered",
+        "_answered_until",
         "_max_size",
         "_resolution",
         "_room",
         "_turns_at",
-        "_unanswered",
+        "_unanswered_until",
         "_until",
         "newer",
         "older",
@@ -66,8 +67,8 @@ class RememberedIds(Generic[K]):
         self._max_size = max_size
         self._room = max_size if max_size <= _FEW else max_size // 2  # in the newer
         # What is put in until `_until` is forgotten together: so one number serves for all of it.
-        self._until = self._turns_at = self._answered = _PAST
-        self._unanswered = _Unanswered(_PAST)
+        self._until = self._turns_at = self._answered_until = _PAST
+        self._unanswered_until = _Unanswered(_PAST)
         self.newer: dict[K, float] = {}
         self.older: dict[K, float] = {}
 
@@ -76,22 +77,22 @@ class RememberedIds(Generic[K]):
         newer = self.newer
         if now >= self._until or len(newer) >= self._room:
             newer = self._turn(now)
-        newer[request_id] = self._answered if outcome in _ANSWERED else self._unanswered
+        newer[request_id] = self._answered_until if outcome in _ANSWERED else self._unanswered_until
 
     def _turn(self, now: float) -> dict[K, float]:
         """See to the time and the room, and return where to put the next one."""
         if now >= self._until:
             self._until = now + self._resolution
-            self._answered = self._until + self.seconds
-            self._unanswered = _Unanswered(self._answered)
+            self._answered_until = self._until + self.seconds
+            self._unanswered_until = _Unanswered(self._answered_until)
         if now >= self._turns_at or len(self.newer) >= self._room:
-            if self._max_size <= _FEW:
-                self.newer = self._fresh(self.newer, now)
-                if len(self.newer) >= self._room:
-                    del self.newer[next(iter(self.newer))]
-            else:
+            if self._max_size > _FEW:
                 self.older, self.newer = self.newer, {}
-            self._turns_at = self._answered  # then all that is in the older is past its time
+            elif now >= self._turns_at:
+                self.newer = _fresh(self.newer, now)
+            if len(self.newer) >= self._room:
+                del self.newer[next(iter(self.newer))]
+            self._turns_at = self._answered_until  # then all that is in the older is past its time
         return self.newer
 
     def discard(self, request_id: K) -> None:
@@ -106,14 +107,14 @@ class RememberedIds(Generic[K]):
 
     def count(self, now: float) -> int:
         """Return how many are remembered. Safe to call from any thread."""
-        return sum(len(ids) - self._past(ids, now) for ids in (self.older, self.newer))
+        return sum(len(ids) - _past(ids, now) for ids in (self.older, self.newer))
 
     def forget(self, now: float) -> None:
         """Give back the memory of what is past its time, where that is the greater part."""
-        if 2 * self._past(self.older, now) > len(self.older):
-            self.older = self._fresh(self.older, now)
-        if 2 * self._past(self.newer, now) > len(self.newer):
-            self.newer = self._fresh(self.newer, now)
+        if 2 * _past(self.older, now) > len(self.older):
+            self.older = _fresh(self.older, now)
+        if 2 * _past(self.newer, now) > len(self.newer):
+            self.newer = _fresh(self.newer, now)
 
     def settled_ago(self, request_id: K, now: float) -> float | None:
         """Return how many seconds ago a request settled, or None if it is not remembered.
@@ -135,10 +136,12 @@ class RememberedIds(Generic[K]):
         forgotten_at = self.newer.get(request_id)
         return self.older.get(request_id, _PAST) if forgotten_at is None else forgotten_at
 
-    def _past(self, ids: dict[K, float], now: float) -> int:
-        """Return how many are past their time. They are the first."""
-        return bisect_right(list(ids.values()), now)
 
-    def _fresh(self, ids: dict[K, float], now: float) -> dict[K, float]:
-        """Return those that are not past their time."""
-        return dict(islice(ids.items(), self._past(ids, now), None))
+def _past(ids: dict[K, float], now: float) -> int:
+    """Return how many are past their time. They are the first."""
+    return bisect_right(list(ids.values()), now)
+
+
+def _fresh(ids: dict[K, float], now: float) -> dict[K, float]:
+    """Return those that are not past their time."""
+    return dict(islice(ids.items(), _past(ids, now), None))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, Self
 
 from typing_extensions import TypeVar
 
-from .context import Scope, enter_pending, leave_pending
+from .context import Scope, enter_pending, leave
 from .errors import CorrelationError, RequestTimeout, fresh, shown
 
 if TYPE_CHECKING:
@@ -184,7 +184,7 @@ class Pending(Generic[K, V]):
         self.cancel()
         *outer, token = self._tokens
         self._tokens = tuple(outer)
-        leave_pending(token)
+        leave(token)
 
     def __await__(self) -> Generator[Any, None, V]:
         if self._outcome is None:

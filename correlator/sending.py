@@ -15,7 +15,7 @@ from inspect import isawaitable
 from types import CoroutineType
 from typing import Any, Literal, NoReturn, TypeVar, cast
 
-from .context import enter_pending, leave_pending
+from .context import enter_pending, leave
 from .errors import shown
 from .pending import Outcome, Pending
 
@@ -33,16 +33,24 @@ async def send_request(pending: Pending[K, Any], send: Callable[[K], Awaitable[o
 
     Raises:
         BaseException: what `send` raised, unless the request was over by then.
+        RuntimeError: no task of the correlator's loop is running: there is nothing to interrupt.
     """
     if pending._outcome is not None:
         return
     ledger = pending._ledger
-    pending._sending = cast("asyncio.Task[Any]", asyncio.current_task(ledger._loop))
-    cancelling = pending._sending.cancelling()
+    task = asyncio.current_task(ledger._loop)
+    if task is None:
+        ledger._settle(pending, Outcome.CANCELLED, None)
+        raise RuntimeError(
+            f"correlate() with send= must run in a task of the loop that correlator "
+            f"{ledger.name!r} was entered on"
+        )
+    pending._sending = task
+    cancelling = task.cancelling()
     token = enter_pending(pending.request_id, pending.deadline)
     try:
         sending = send(pending.request_id)
-        # (The first question is what the second begins with, without the call.)
+        # The first question is what the second begins with, without the call.
         if sending.__class__ is not CoroutineType and not isawaitable(sending):
             raise TypeError(
                 f"send must return an awaitable (is it an async function?), not {sending!r:.100}"
@@ -64,7 +72,7 @@ async def send_request(pending: Pending[K, Any], send: Callable[[K], Awaitable[o
         elif _end(pending, cancelling, None) == "cancelled":
             await _deliver_cancellation(None)
     finally:
-        leave_pending(token)
+        leave(token)
 
 
 class Interruption:
@@ -110,9 +118,9 @@ def interrupt_sending(
     Never at once: this may run inside the send itself, and a task that cancels itself while it runs
     is struck at its next await, wherever that is.
     """
-    assert isinstance(pending._sending, asyncio.Task)
+    task = cast("asyncio.Task[Any]", pending._sending)
     at = pending.deadline if pending.outcome is Outcome.RESOLVED else loop.time()
-    pending._sending = Interruption(pending._sending, loop, at, context)
+    pending._sending = Interruption(task, loop, at, context)
 
 
 def _end(

@@ -99,12 +99,10 @@ class ExpiringStore(Generic[K, V]):
         self._sizes: dict[K, int] = {}  # only of entries that have one
         self._slots: dict[int, _Slot[K, V]] = {}
         self._ticks: list[int] = []  # a heap of every key of `_slots`, and some that have gone
-        self._newest: _Slot[K, V] = _Slot(
-            _NO_TICK, resolution
-        )  # where the last entry went; may be empty
-        self._head: _Slot[K, V] = _Slot(
-            _NO_TICK, resolution
-        )  # the part of a large due slot that is worked on
+        # Where the last entry went; may be empty.
+        self._newest: _Slot[K, V] = _Slot(_NO_TICK, resolution)
+        # The part of a large due slot that is worked on.
+        self._head: _Slot[K, V] = _Slot(_NO_TICK, resolution)
         self.bytes = 0
 
     def __len__(self) -> int:
@@ -154,7 +152,7 @@ class ExpiringStore(Generic[K, V]):
             self._make_room(size)
         slot = self._newest
         if not slot.begins <= expires_at < slot.ends:
-            slot = self._slot_of(expires_at)
+            slot = self._open(expires_at)
         entries[key] = slot
         slot[key] = value
         if size:
@@ -221,7 +219,7 @@ class ExpiringStore(Generic[K, V]):
             removed += len(keys)
         return removed
 
-    def _slot_of(self, expires_at: float) -> _Slot[K, V]:
+    def _open(self, expires_at: float) -> _Slot[K, V]:
         """Make the slot of that time the newest, and seal the one that was."""
         tick = floor(expires_at * self._per_second + _NEVER_EARLY)
         sealed = self._newest

@@ -172,3 +172,30 @@ async def test_a_block_may_be_left_in_another_context_than_it_was_entered_in(cor
     pending.__exit__(None, None, None)
     assert nothing_is_ambient()
     assert len(correlator) == 0
+
+
+async def test_a_scope_is_for_one_block():
+    """Else one that is kept in a variable would put back for one task what was another's."""
+    scope = request_scope("a")
+    with scope:
+        with pytest.raises(RuntimeError, match="make a new one"), scope:
+            raise AssertionError("never got here")
+        assert current_request_id() == "a"
+    assert current_request_id() is None
+    with pytest.raises(RuntimeError, match="make a new one"), scope:
+        raise AssertionError("never got here")
+    assert current_request_id() is None
+
+
+async def test_a_scope_may_be_left_in_another_context_and_hides_no_error():
+    """A fixture may do that: what was set went with the context in which it was."""
+
+    async def fixture():
+        with request_scope("a"):
+            yield
+
+    opened = fixture()
+    await asyncio.create_task(anext(opened))
+    with pytest.raises(KeyError):
+        await asyncio.create_task(opened.athrow(KeyError("in the block")))
+    assert current_request_id() is None

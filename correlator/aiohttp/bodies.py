@@ -29,6 +29,7 @@ async def read_bounded(content: StreamReader, limit: int, timeout: float | None 
     Raises:
         BodyTooLarge: there are more bytes. The rest is not read.
         TimeoutError: it did not arrive in time.
+        aiohttp.ClientPayloadError, aiohttp.web.RequestPayloadError: it is broken or cut off.
     """
     if timeout is None or content.is_eof():  # mostly it is there: a timer would cost more than it
         return await _read(content, limit)

@@ -85,13 +85,7 @@ def callback_middleware(
     check_instance("tokens", tokens, CallbackTokens)
     check_header("header", header)
     check_seconds("grace", grace)
-    if not isinstance(callback_url, str | URL):
-        raise TypeError(f"callback_url must be a string or a URL, not {callback_url!r:.100}")
-    template = str(callback_url)
-    if "{token}" not in template:
-        template = template.rstrip("/") + "/{token}"
-    if URL(template).scheme not in ("http", "https"):
-        raise ValueError(f"callback_url must be an absolute http(s) URL, not {template!r:.200}")
+    template = _template(callback_url)
 
     async def middleware(request: ClientRequest, handler: ClientHandlerType) -> ClientResponse:
         pending = current_pending()
@@ -107,6 +101,29 @@ def callback_middleware(
         return response
 
     return middleware
+
+
+def _template(callback_url: str | URL) -> str:
+    """Return a callback URL with ``{token}`` in it. Raises TypeError or ValueError."""
+    if not isinstance(callback_url, str | URL):
+        raise TypeError(f"callback_url must be a string or a URL, not {callback_url!r:.100}")
+    template = str(callback_url)
+    bare = "{token}" not in template
+    if bare:
+        template = template.rstrip("/") + "/{token}"
+    try:
+        url = URL(template.replace("{token}", "token"))
+        # A fragment is never sent; and what is added to a query is no path.
+        good = url.scheme in ("http", "https") and bool(url.host) and "#" not in template
+        good = good and not (bare and url.query_string)
+    except ValueError:
+        good = False
+    if not good or template.count("{token}") > 1 or any(c <= " " or c == "\x7f" for c in template):
+        raise ValueError(
+            f"callback_url must be an absolute http(s) URL, with {{token}} once or nowhere, and "
+            f"then without a query, not {str(callback_url)!r:.200}"
+        )
+    return template
 
 
 class RequestOptions(TypedDict, total=False):
@@ -175,9 +192,9 @@ class CallbackClient:
             **options: as for `aiohttp.ClientSession.request`.
 
         Raises:
-            RequestRejected: the upstream refused (4xx, 5xx), answered too much, or could not be
-                reached: its `reply` is what it answered, if it did; its cause is aiohttp's error,
-                if there was one.
+            RequestRejected: the upstream refused (4xx, 5xx, or a 3xx not followed), answered too
+                much, or could not be reached: its `reply` is what it answered, if it did; its cause
+                is aiohttp's error, if there was one.
             RequestTimeout, CapacityExceeded, CorrelatorClosed: as `Correlator.correlate`.
         """
 
@@ -250,8 +267,8 @@ def callback_route(
     check_instance("correlator", correlator, Correlator)
     check_instance("path", path, str)
     check_instance("tokens", tokens, CallbackTokens)
-    if "{token}" not in path:
-        raise ValueError(f"path must contain {{token}}, not {path!r}")
+    if path.count("{token}") != 1:
+        raise ValueError(f"path must contain {{token}}, once, not {path!r}")
     check_bound("max_body", max_body)
     check_seconds("body_timeout", body_timeout)
     webhooks: tuple[Webhook, ...] = ()

@@ -11,18 +11,22 @@ from yarl import URL
 from ..context import current_request_id, remaining_time
 from ..ids import is_valid_request_id
 from ..refusals import too_late
-from .headers import DEADLINE_HEADER, REQUEST_ID_HEADER, check_header
+from .headers import DEADLINE_HEADER, REQUEST_ID_HEADER, check_headers
 
 __all__ = ["HeaderGuard", "propagation_middleware"]
 
 _REDIRECTS = (301, 302, 303, 307, 308)
 
 
-Place = tuple[str, str | None, int | None]  # scheme, host and port: an origin, in one spelling
+Origin = tuple[str, str | None, int | None]  # scheme, host and port, in one spelling
+_NOWHERE: Origin = ("", None, None)
 
 
 class HeaderGuard:
     """Puts headers on requests, but not on those that a redirect leads to another origin.
+
+    `put` before a request is sent, `follow` with its response (not one coroutine around both, which
+    would cost every request one more).
 
     A client middleware runs once for each hop, and is not told which hop it is. But all hops of a
     request run in one context, one after the other: a redirect leaves a note there of where it
@@ -32,7 +36,7 @@ class HeaderGuard:
     """
 
     def __init__(self, name: str) -> None:
-        self._note: ContextVar[tuple[bool, Place] | None] = ContextVar(name, default=None)
+        self._note: ContextVar[tuple[bool, Origin] | None] = ContextVar(name, default=None)
 
     def forget(self) -> None:
         """Take the next request for a new one, whatever went before it in this context."""
@@ -45,7 +49,7 @@ class HeaderGuard:
         What it tells is for `follow`, which is to be called with the response.
         """
         note = self._note.get()
-        at_home = note is None or note[1] != _place(request.url) or note[0]
+        at_home = note is None or note[0] or note[1] != _origin(request.url)
         if at_home:
             for name, value in headers.items():
                 request.headers.setdefault(name, value)
@@ -56,23 +60,21 @@ class HeaderGuard:
         if response.status in _REDIRECTS:
             location = response.headers.get("Location") or response.headers.get("URI")
             if location is not None:
-                target = _target(request.url, location)
+                target = _origin(request.url, location)
                 # Once it has left, it never gets them again, wherever it is led.
-                self._note.set((at_home and target == _place(request.url), target))
+                self._note.set((at_home and target == _origin(request.url), target))
                 return
         self.forget()
 
 
-def _place(url: URL) -> Place:
-    url = URL(str(url))  # parsed anew: the hop of a redirect may come in the other's own spelling
-    return url.scheme, url.host, url.port
-
-
-def _target(base: URL, location: str) -> Place:
+def _origin(base: URL, location: str = "") -> Origin:
+    """Return where a redirect leads from `base`; without one, where `base` is."""
     try:
-        return _place(base.join(URL(location)))
+        # Parsed anew: the hop of a redirect may come in the other's own spelling.
+        url = URL(str(base.join(URL(location))))
     except ValueError:  # no such place: aiohttp will not go there either
-        return _place(base)
+        return _NOWHERE
+    return url.scheme, url.host, url.port
 
 
 _guard = HeaderGuard("correlator_propagation")
@@ -97,15 +99,13 @@ def propagation_middleware(
 
     The middleware raises `RequestTimeout`, and sends nothing, once the ambient deadline has passed.
     """
-    check_header("header", header)
-    if deadline_header is not None:
-        check_header("deadline_header", deadline_header)
+    check_headers(header, deadline_header)
 
     async def middleware(request: ClientRequest, handler: ClientHandlerType) -> ClientResponse:
         headers = {}
         request_id = current_request_id()
         if is_valid_request_id(request_id):
-            headers[header] = str(request_id)
+            headers[header] = request_id
         remaining = remaining_time()
         if remaining is not None:
             if remaining == 0:

@@ -9,6 +9,7 @@ from http import HTTPStatus
 
 from aiohttp import web
 
+from ..checks import check_instance
 from ..context import current_request_id
 from ..errors import (
     CapacityExceeded,
@@ -61,7 +62,12 @@ def problem_response(
 
 
 def error_response(error: CorrelationError) -> web.Response:
-    """Return the problem document for an error of ours, with ``Retry-After`` where it has one."""
+    """Return the problem document for an error of ours, with ``Retry-After`` where it has one.
+
+    Raises:
+        TypeError: `error` is not a `CorrelationError`.
+    """
+    check_instance("error", error, CorrelationError)
     headers = {}
     if isinstance(error, CapacityExceeded) and error.retry_after is not None:
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after)))

@@ -14,9 +14,9 @@ from structlog.contextvars import bind_contextvars, reset_contextvars
 from ..checks import MAX_SECONDS, check_callable, check_instance, check_seconds
 from ..context import request_scope
 from ..core import Correlator
-from ..errors import CorrelationError, CorrelatorClosed
+from ..errors import CorrelationError, CorrelatorClosed, shown
 from ..ids import is_valid_request_id, new_request_id
-from .headers import DEADLINE_HEADER, REQUEST_ID_HEADER, check_header
+from .headers import DEADLINE_HEADER, REQUEST_ID_HEADER, check_headers
 from .problems import error_response
 
 __all__ = ["CORRELATOR", "correlation_middleware", "get_correlator", "setup"]
@@ -55,18 +55,21 @@ def setup(
 
     Raises:
         TypeError, ValueError: an argument is no good, or the application has a correlator.
+        RuntimeError: the application has started.
     """
     check_instance("app", app, web.Application)
     check_instance("correlator", correlator, Correlator)
+    if app.frozen:
+        raise RuntimeError("app has started already: call setup() before it starts")
     if CORRELATOR in app:
         raise ValueError(f"app has a correlator already: {app[CORRELATOR]!r}")
     check_seconds("drain_timeout", drain_timeout)
-    middleware = _make_middleware(header, deadline_header, new_id, answers=False)
+    middleware = _make_middleware(header, deadline_header, new_id, sets_header=False)
 
     async def on_prepare(request: web.Request, response: web.StreamResponse) -> None:
-        request_id = request.get(_REQUEST_ID)
-        if request_id is not None:
-            response.headers[header] = request_id
+        # The middleware has seen to the id, unless aiohttp answers before any middleware, as it
+        # does to an expectation that it does not meet.
+        response.headers[header] = _request_id(request, header, new_id)
 
     async def run(_app: web.Application) -> AsyncIterator[None]:
         async with correlator:
@@ -126,28 +129,20 @@ def correlation_middleware(
     Raises:
         TypeError, ValueError: a header's name is not one.
     """
-    return _make_middleware(header, deadline_header, new_id, answers=True)
+    return _make_middleware(header, deadline_header, new_id, sets_header=True)
 
 
 def _make_middleware(
-    header: str, deadline_header: str | None, new_id: Callable[[], str], *, answers: bool
+    header: str, deadline_header: str | None, new_id: Callable[[], str], *, sets_header: bool
 ) -> Middleware:
-    """Make it. Where it `answers`, it puts the id on responses; `setup` does that otherwise."""
-    check_header("header", header)
-    if deadline_header is not None:
-        check_header("deadline_header", deadline_header)
+    """Return it; with `sets_header` it puts the id on responses, as no signal of `setup` does."""
+    check_headers(header, deadline_header)
     check_callable("new_id", new_id)
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-        # (To look for a key that is not there costs an exception, and nearly always none is.)
-        request_id = request.get(_REQUEST_ID) if len(request) else None
-        if request_id is None:
-            request_id = _sole(request, header)
-        if request_id is None or not is_valid_request_id(request_id):
-            request_id = new_id()
+        request_id = _request_id(request, header, new_id)
         timeout = None if deadline_header is None else _timeout(_sole(request, deadline_header))
-        request[_REQUEST_ID] = request_id
         with request_scope(request_id, timeout):
             bound = bind_contextvars(request_id=request_id)
             try:
@@ -157,16 +152,34 @@ def _make_middleware(
                     raise  # a response has begun: aiohttp cuts the connection off
                 response = error_response(error)
             except web.HTTPException as error:
-                if answers:
+                if sets_header:
                     error.headers[header] = request_id
                 raise
             finally:
                 reset_contextvars(**bound)
-        if answers and not response.prepared:
+        if sets_header and not response.prepared:
             response.headers[header] = request_id
         return response
 
     return middleware
+
+
+def _request_id(request: web.Request, header: str, new_id: Callable[[], str]) -> str:
+    """Return the id of a request, which keeps it: the client's, if it is valid, or a fresh one."""
+    # To look for a key that is not there costs an exception, and mostly there is no key at all.
+    kept: str | None = request.get(_REQUEST_ID) if len(request) else None
+    if kept is not None:
+        return kept
+    request_id = _sole(request, header)
+    if not is_valid_request_id(request_id):
+        request_id = new_id()
+        if not is_valid_request_id(request_id):
+            raise ValueError(
+                f"new_id must return 1 to 128 characters out of A-Z a-z 0-9 . _ -, "
+                f"not {shown(request_id)}"
+            )
+    request[_REQUEST_ID] = request_id
+    return request_id
 
 
 def _sole(request: web.Request, header: str) -> str | None:

@@ -12,17 +12,16 @@ import hmac
 import math
 import re
 import time
-from base64 import urlsafe_b64decode
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable, Sequence
 
-from ..checks import check_seconds
+from ..checks import check_callable, check_seconds
 
 __all__ = ["CallbackTokens"]
 
 _VERSION = "v1"
 _MIN_KEY = 16  # bytes; RFC 2104 asks for as many as the hash has, and takes 16 as the least
 _MAX_ID = 512  # characters of an encoded id
-_URL_SAFE = bytes.maketrans(b"+/", b"-_")
 _TOKEN = re.compile(
     rf"(v1\.([A-Za-z0-9_-]{{1,{_MAX_ID}}})\.([0-9]{{1,12}}))\.([A-Za-z0-9_-]{{43}})"
 )
@@ -46,10 +45,12 @@ class CallbackTokens:
     def __init__(
         self, keys: Sequence[bytes | str], *, clock: Callable[[], float] = time.time
     ) -> None:
-        if isinstance(keys, bytes | str):
-            raise TypeError("keys must be a list of keys, newest first, not a single one")
+        if isinstance(keys, bytes | str) or not isinstance(keys, Sequence):
+            kind = type(keys).__name__  # not the value: it is a secret
+            raise TypeError(f"keys must be a list of keys, newest first, not a single {kind}")
         if not keys:
             raise ValueError("keys must hold at least one key, not none")
+        check_callable("clock", clock)
         self._macs = [
             hmac.new(_key(at, key), b"correlator callback\n", hashlib.sha256)
             for at, key in enumerate(keys)
@@ -66,7 +67,7 @@ class CallbackTokens:
         if not isinstance(request_id, str):
             raise TypeError(f"request_id must be a string to go into a token, not {request_id!r}")
         check_seconds("ttl", ttl)
-        encoded = _text(request_id.encode())
+        encoded = _base64url(request_id.encode())
         if not 1 <= len(encoded) <= _MAX_ID:
             raise ValueError(f"request_id must have 1 to 384 bytes, not {len(request_id.encode())}")
         signed = f"{_VERSION}.{encoded}.{math.ceil(self._clock() + ttl)}"
@@ -76,7 +77,12 @@ class CallbackTokens:
         """Return the id of a token that is ours and has not expired, else None.
 
         Takes the same time for every token of the right form, whatever is wrong with it.
+
+        Raises:
+            TypeError: `token` is not a string.
         """
+        if not isinstance(token, str):
+            raise TypeError(f"token must be a string, not {type(token).__name__}")
         form = _TOKEN.fullmatch(token)
         if form is None:
             return None
@@ -107,9 +113,8 @@ def _key(at: int, key: bytes | str) -> bytes:
 def _sign(keyed: hmac.HMAC, signed: str) -> str:
     mac = keyed.copy()  # the key is worked in already
     mac.update(signed.encode())
-    return _text(mac.digest())
+    return _base64url(mac.digest())
 
 
-def _text(raw: bytes) -> str:
-    """Return bytes in base64url without padding (RFC 4648, section 5)."""
-    return binascii.b2a_base64(raw, newline=False).translate(_URL_SAFE).rstrip(b"=").decode()
+def _base64url(raw: bytes) -> str:
+    return urlsafe_b64encode(raw).rstrip(b"=").decode()

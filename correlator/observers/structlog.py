@@ -38,12 +38,11 @@ class StructlogObserver:
 
     def __init__(self, logger: Any = None) -> None:
         self._log = structlog.get_logger("correlator") if logger is None else logger
-        # One that is no logger of structlog's may take the question for something to log.
-        self._can_be_asked = logger is None or isinstance(logger, structlog.BoundLoggerBase)
+        self._is_lazy = type(self._log) is type(structlog.get_logger())
 
     def registered(self, pending: Pending[Any, Any]) -> None:
         """Log ``request_registered`` at debug."""
-        if not self._debugs():
+        if not self._wants_debug():
             return
         self._log.debug(
             "correlator.request_registered",
@@ -56,7 +55,7 @@ class StructlogObserver:
         outcome = pending.outcome
         assert outcome is not None, "a settled request has an outcome"
         level, event = _ENDS[outcome]
-        if level == "debug" and not self._debugs():
+        if level == "debug" and not self._wants_debug():
             return
         getattr(self._log, level)(
             event,
@@ -64,13 +63,6 @@ class StructlogObserver:
             timeout_s=round(pending.timeout, 6),
             **_ids(pending.request_id, pending.correlation_id),
         )
-
-    def _debugs(self) -> bool:
-        """Tell whether lines at debug are wanted: they are about every request, and mostly not."""
-        if not self._can_be_asked:
-            return True
-        asked = getattr(self._log, "is_enabled_for", None)  # the filtering ones have it
-        return asked is None or bool(asked(logging.DEBUG))
 
     def unmatched(self, request_id: Any, disposition: Disposition) -> None:
         """Log ``reply_late``, ``reply_duplicate`` or ``reply_unknown`` at warning."""
@@ -85,6 +77,13 @@ class StructlogObserver:
             reason=str(error),
             **_ids(error.request_id, current_request_id()),
         )
+
+    def _wants_debug(self) -> bool:
+        """Tell whether lines at debug are wanted: they are about every request, and mostly not."""
+        # The class is asked: some loggers take every method for something to log.
+        bound = self._log.bind() if self._is_lazy else self._log
+        is_enabled_for = getattr(type(bound), "is_enabled_for", None)
+        return is_enabled_for is None or bool(is_enabled_for(bound, logging.DEBUG))
 
 
 def _ids(request_id: Any, correlation_id: str | None) -> dict[str, Any]:

@@ -44,6 +44,8 @@ from .prefer import parse_prefer
 
 __all__ = ["READINESS", "Readiness", "make_app"]
 
+# What aiohttp decodes; br and zstd only with packages of their own, without which it answers 400.
+_CODINGS = frozenset(["", "identity", "gzip", "deflate", "br", "zstd"])
 _STORED_RESULTS = 64 * 1024 * 1024  # bytes of results kept for polling, all together
 
 
@@ -205,6 +207,8 @@ async def _read_job(request: web.Request, options: Options) -> bytes:
     """Return the bytes of a job, which are forwarded as they came. Raises `_BadJobError`."""
     if request.content_type != "application/json":
         raise _BadJobError(415, "A job is JSON: send it with Content-Type: application/json.")
+    if not _is_decoded(request):
+        raise _BadJobError(415, "The job's Content-Encoding is none that is known here.")
     too_large = f"The job is too large: more than {options.max_body} bytes."
     if request.content_length is not None and request.content_length > options.max_body:
         raise _BadJobError(413, too_large)
@@ -219,10 +223,22 @@ async def _read_job(request: web.Request, options: Options) -> bytes:
     try:
         job = json.loads(body.decode(), parse_constant=_no_number, parse_float=_finite)
     except (ValueError, RecursionError):
-        raise _BadJobError(400, "The body is not valid JSON in UTF-8.") from None
+        raise _BadJobError(
+            400, "The body is not valid JSON in UTF-8, or its numbers or nesting go too far."
+        ) from None
     if not isinstance(job, dict):
         raise _BadJobError(422, "A job is a JSON object.")
     return body
+
+
+def _is_decoded(request: web.Request) -> bool:
+    """Tell whether aiohttp decodes the body of a request, or it has no coding.
+
+    A body whose ``Content-Encoding`` it does not know comes as it was sent: that is to be answered
+    with a 415 (RFC 9110, section 15.5.16), as its bytes mean something else than they seem to.
+    """
+    codings = request.headers.getall("Content-Encoding", ())
+    return not codings or (len(codings) == 1 and codings[0].strip().lower() in _CODINGS)
 
 
 def _no_number(name: str) -> NoReturn:

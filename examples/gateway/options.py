@@ -67,7 +67,8 @@ def http_url(text: str) -> URL:
     """Parse an absolute http or https URL."""
     try:
         url = URL(text)
-        good = url.scheme in ("http", "https") and bool(url.host) and " " not in (url.host or "")
+        good = url.scheme in ("http", "https") and bool(url.host)
+        good = good and not any(each <= " " or each == "\x7f" for each in text)
     except ValueError:
         good = False
     if not good:

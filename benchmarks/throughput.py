@@ -16,7 +16,7 @@ from .measuring import cpu_seconds, medians, progress
 RESPONSE = {"status": "done"}
 HEADLINE = "task per request"
 SENDS = " + send"
-_WARM_UP = 110_000  # more than are remembered by default: from there on each request evicts one
+_WARM_UP = 110_000  # more than are remembered by default: from there on ids are dropped
 _TASKS = 1000
 _WORKERS = 100
 

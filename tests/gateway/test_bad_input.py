@@ -55,6 +55,8 @@ REFUSED = {
     "of another type": (415, job_request(content_type=b"text/plain")),
     "of no type": (415, job_request().replace(b"Content-Type", b"X-Content-Type")),
     "of a type that is none": (415, job_request(content_type=b";;=\xff")),
+    "of a coding nobody knows": (415, job_request(b"{}", b"Content-Encoding: x-unknown")),
+    "of two codings": (415, job_request(b"{}", b"Content-Encoding: x", b"Content-Encoding: y")),
     "too large": (413, job_request(b" " * 1_048_577)),
     "said to be too large": (413, job_request(b"", b"Content-Length: 99999999999", sized=False)),
     "too large, in pieces": (413, chunked(*[chunk(b" " * 65_536)] * 17, chunk(b""))),

@@ -68,7 +68,7 @@ async def leak(count, trimmed):
     """Return by how many bytes memory has grown after `count` requests that ended in every way.
 
     Counted from when what is remembered is full, and the dicts and pools that hold it have grown.
-    What is remembered stands in a dict of some megabytes, which CPython makes anew after so many
+    What is remembered stands in two dicts of some megabytes, which CPython makes anew after so many
     insertions; when glibc keeps the old one's room, that shows unless `trimmed`. It comes and goes.
     """
     async with Correlator(max_pending=4 * _BATCH, max_pending_bytes=2**30) as correlator:

@@ -1,6 +1,8 @@
 """RememberedIds: what settled a short while ago, bounded by age and by count."""
 
+import gc
 import random
+import weakref
 
 import pytest
 
@@ -147,6 +149,61 @@ def test_an_id_may_be_taken_out_and_remembered_again():
     assert held(ids) == 0
 
 
+def test_an_id_may_be_taken_out_that_lies_among_the_older():
+    ids = make()
+    for number in range(501):
+        ids.remember(number, Outcome.TIMED_OUT, 100.0)
+    assert (len(ids.older), len(ids.newer)) == (500, 1)
+    ids.discard(0)
+    assert ids.disposition(0, 100.0) is Disposition.UNKNOWN
+    assert ids.count(100.0) == held(ids) == 500
+    ids.remember(0, Outcome.RESOLVED, 100.0)
+    assert ids.disposition(0, 100.0) is Disposition.DUPLICATE
+
+
+@pytest.mark.parametrize("max_size", [129, 130, 1_000])
+def test_of_more_than_a_few_half_go_together(max_size):
+    ids = make(max_size=max_size)
+    half = max_size // 2
+    for number in range(2 * half):
+        ids.remember(number, Outcome.RESOLVED, 100.0)
+    assert held(ids) == 2 * half
+    ids.remember(2 * half, Outcome.RESOLVED, 100.0)
+    assert [*ids.older, *ids.newer] == list(range(half, 2 * half + 1))
+
+
+@pytest.mark.parametrize("after", [0.0, 0.1, RES - 0.01, RES, 2 * RES, SECONDS - RES])
+def test_an_id_is_remembered_its_whole_time_though_others_needed_its_room(after):
+    """The older are dropped once all of them are past their time, however the last came there."""
+    ids = make()
+    ids.remember("first", Outcome.TIMED_OUT, 100.0)
+    for number in range(500):
+        ids.remember(number, Outcome.TIMED_OUT, 100.0 + after)
+    assert "first" in ids.older
+    assert 498 in ids.older
+    for step in range(1, 200):
+        now = 100.0 + after + SECONDS * step / 200
+        ids.remember(("later", step), Outcome.TIMED_OUT, now)
+        assert ids.disposition(498, now) is Disposition.LATE
+        if now <= 100.0 + SECONDS:
+            assert ids.disposition("first", now) is Disposition.LATE
+
+
+def test_ids_are_remembered_their_whole_time_when_they_come_in_bursts():
+    """Half of what there is room for is never lost, at no time that others may come."""
+    random.seed(12)
+    ids, times, now = make(), [], 100.0
+    for _ in range(300):
+        now += random.choice((0.0, random.uniform(0, RES), RES, SECONDS / 2, SECONDS - RES))
+        for _ in range(random.choice((1, 10, 240))):
+            ids.remember(len(times), Outcome.TIMED_OUT, now)
+            times.append(now)
+            now += random.choice((0.0, 0.0, 0.001))
+            for back in (1, 2, 250, 498, 499, 500):
+                if len(times) >= back and now - times[-back] <= SECONDS:
+                    assert ids.disposition(len(times) - back, now) is Disposition.LATE
+
+
 @pytest.mark.parametrize("max_size", [50, 500, 5_000])
 def test_it_behaves_as_a_dict_with_times_would(max_size):
     """At random times, with looks and reuses between: nothing is lost early or kept late."""
@@ -172,6 +229,14 @@ def test_it_behaves_as_a_dict_with_times_would(max_size):
         assert ids.count(now) <= held(ids) <= max_size
     ids.forget(now + 2 * SECONDS)
     assert held(ids) == 0
+
+
+def test_a_cleared_memory_holds_nothing():
+    ids = make()
+    for number in range(600):
+        ids.remember(number, Outcome.RESOLVED, 100.0)
+    ids.clear()
+    assert held(ids) == ids.count(100.0) == 0
 
 
 def test_a_cleared_memory_forgets_in_time_what_comes_after():
@@ -223,6 +288,71 @@ async def test_a_remembered_id_may_be_reused_on_demand(correlator):
     assert correlator.resolve("a", 2) is Disposition.DUPLICATE
     assert await correlator.correlate("a", reuse=True, send=replier(correlator)) == "reply to a"
     balanced(correlator)
+
+
+def settle(correlator, *request_ids):
+    """Let requests end without a reply."""
+    for request_id in request_ids:
+        correlator.register(request_id).cancel()
+
+
+async def test_an_id_is_refused_also_when_many_have_settled_since():
+    async with Correlator(max_remembered=1_000) as correlator:
+        settle(correlator, "old", *range(600))
+        with pytest.raises(DuplicateRequest, match="'old' settled"):
+            correlator.register("old")
+        assert correlator.resolve("old", 1) is Disposition.LATE
+        assert balanced(correlator).refused == 1
+
+
+async def test_an_id_may_be_reused_also_when_many_have_settled_since():
+    async with Correlator(max_remembered=1_000) as correlator:
+        settle(correlator, "old", *range(600))
+        before = correlator.stats().remembered
+        with correlator.register("old", reuse=True):
+            assert correlator.stats().remembered == before - 1
+        assert correlator.stats().remembered == before
+        balanced(correlator)
+
+
+@virtual_time
+async def test_an_id_past_its_time_that_is_used_again_is_remembered_as_the_newest():
+    """It needs no `reuse`, and does not keep its old place among the others."""
+    async with Correlator(remember=10.0, resolution=1.0) as correlator:
+        settle(correlator, "a")
+        await elapse(5.0)
+        settle(correlator, "b")
+        await elapse(5.25)
+        settle(correlator, "c")
+        await elapse(0.35)
+        assert correlator.resolve("a", 1) is Disposition.UNKNOWN
+        settle(correlator, "a")
+        assert correlator.stats().remembered == 3
+        await elapse(6.0)
+        assert correlator.stats().remembered == 2
+        assert correlator.resolve("b", 1) is Disposition.UNKNOWN
+        assert correlator.resolve("c", 1) is Disposition.LATE
+        with pytest.raises(DuplicateRequest, match=r"'a' settled [56]\.?\d* s ago"):
+            correlator.register("a")
+
+
+async def test_a_closed_correlator_keeps_no_id_however_many_have_settled():
+    """Law 16, without the cyclic collector."""
+
+    class Id:
+        """An id that can be watched."""
+
+    gc.disable()
+    try:
+        async with Correlator(max_remembered=1_000) as correlator:
+            ids = [Id() for _ in range(600)]
+            watched = [weakref.ref(each) for each in ids]
+            settle(correlator, *ids)
+            del ids
+            assert all(ref() is not None for ref in watched)
+        assert [ref for ref in watched if ref() is not None] == []
+    finally:
+        gc.enable()
 
 
 def replier(correlator):

@@ -1,5 +1,6 @@
 """ExpiringStore: a map bounded by age and size, tested with times made up."""
 
+import math
 import random
 import sys
 import weakref
@@ -75,6 +76,16 @@ def test_a_key_may_be_used_again_once_it_is_gone():
     assert store.next_due() is None
 
 
+def test_what_is_added_after_the_last_has_gone_still_falls_due():
+    store = make()
+    store.add("a", 1, 10.5)
+    store.pop("a")
+    assert store.next_due() is None
+    store.add("b", 2, 10.6)
+    assert store.next_due() == store.leaves_at("b")
+    assert store.due(99.0, 10) == [2]
+
+
 def test_keys_values_and_the_oldest_come_in_the_order_they_were_added():
     store = make()
     for number, expires_at in enumerate((50.0, 10.0, 90.0, 10.0, 30.0)):
@@ -109,6 +120,24 @@ def test_nothing_is_due_early_at_random_times():
         store = ExpiringStore(resolution=resolution)
         store.add("a", 1, expires_at)
         assert expires_at < store.next_due() <= expires_at + resolution * 1.001
+
+
+def test_nothing_is_due_early_nor_too_late_at_the_boundaries_of_the_slot_that_was_used_last():
+    """Where the second goes is decided by the range of the slot that the first is in."""
+    random.seed(8)
+    for _ in range(4_000):
+        resolution = random.choice((1 / random.randrange(1, 1_000), 10 ** random.uniform(-4, 1)))
+        tick = random.randrange(2, 10 ** random.randrange(1, 7))
+        first = (tick + 0.5) * resolution
+        for edge in (tick - 1, tick, tick + 1, tick + 2):
+            at = edge * resolution
+            near = (0.00001, 0.0001, 0.0005, 0.01, 0.5)
+            around = [at + part * resolution for part in (*near, *(-part for part in near))]
+            for expires_at in (at, math.nextafter(at, 0), math.nextafter(at, math.inf), *around):
+                store = ExpiringStore(resolution=resolution)
+                store.add("first", 1, first)
+                store.add("second", 2, expires_at)
+                assert expires_at < store.leaves_at("second") <= expires_at + resolution * 1.001
 
 
 @pytest.mark.parametrize("expires_at", [-0.1, -0.75, -1.0, -1.2, -10.0, -1e6])

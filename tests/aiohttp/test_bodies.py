@@ -186,6 +186,42 @@ async def test_framing_that_is_broken_or_double_is_400_and_settles_nothing(gatew
         assert pending.outcome is None
 
 
+# -- `Expect: 100-continue` --------------------------------------------------------------------
+
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+async def test_an_expectation_is_met_before_the_answer(gateway):
+    with gateway.correlator.register() as pending:
+        path = gateway.callback(pending.request_id).path
+        request = http_request(path, ("Expect", b"100-continue"), method="POST", body=b"done")
+        answer = await exchange(gateway.served.port, request)
+        assert answer.startswith(CONTINUE)
+        assert status_of(answer.removeprefix(CONTINUE)) == 204
+        assert (await pending).body == b"done"
+
+
+async def test_a_client_of_http_1_0_is_not_told_to_continue(gateway):
+    """RFC 9110, section 10.1.1: its expectation is ignored, for it knows no interim answers."""
+    with gateway.correlator.register() as pending:
+        path = gateway.callback(pending.request_id).path
+        request = http_request(path, ("Expect", b"100-continue"), method="POST", body=b"done")
+        answer = await exchange(gateway.served.port, request.replace(b"HTTP/1.1", b"HTTP/1.0"))
+        assert status_of(answer) == 204
+        assert (await pending).body == b"done"
+
+
+async def test_an_error_after_an_expectation_was_met_is_still_answered():
+    """To have said 100 is not to have begun an answer."""
+    async with gateway_of() as gateway:
+        await gateway.correlator.aclose()
+        path = gateway.callback("anybody").path
+        request = http_request(path, ("Expect", b"100-continue"), method="POST", body=b"done")
+        answer = await exchange(gateway.served.port, request)
+        assert answer.startswith(CONTINUE)
+        assert status_of(answer.removeprefix(CONTINUE)) == 503
+
+
 # -- `read_bounded` by itself ------------------------------------------------------------------
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import socket
+import weakref
 import zlib
 
 import aiohttp
@@ -18,11 +19,11 @@ from correlator import (
     RequestRejected,
     RequestTimeout,
 )
-from correlator.aiohttp import CallbackReply
+from correlator.aiohttp import CallbackReply, correlation_middleware
 
 from ..conftest import balanced
 from .conftest import gateway_of
-from .serving import until
+from .serving import exchange, header_of, http_request, serving, until
 
 URL_HEADER = "Callback-URL"
 
@@ -62,6 +63,14 @@ async def test_once_it_has_called_back_what_it_answers_does_not_count(gateway, s
     reply = await gateway.client.request("POST", gateway.upstream.url("/jobs"))
     assert reply.body == b"early"
     assert balanced(gateway.correlator).resolved == 1
+
+
+@pytest.mark.parametrize("status", [404, 500])
+async def test_a_failure_after_the_callback_is_no_reply_of_its_own(gateway, status):
+    gateway.calls_back("/jobs", b"early", status=status)
+    await gateway.client.request("POST", gateway.upstream.url("/jobs"))
+    stats = balanced(gateway.correlator)
+    assert (stats.resolved, stats.duplicate, stats.late) == (1, 0, 0)
 
 
 async def test_of_two_callbacks_the_first_wins_and_both_are_told_204(gateway):
@@ -203,6 +212,26 @@ async def test_an_upstream_that_is_not_there_is_a_rejection_with_the_cause(gatew
     assert balanced(gateway.correlator).rejected == 1
 
 
+@pytest.mark.parametrize("url", ["http://127.0.0.1:{port}/", "http:///nowhere"])
+async def test_an_upstream_that_is_not_there_leaves_no_cycle_of_references(gateway, url):
+    """Law 16: what is left for the cyclic collector counts as alive."""
+    watched = []
+
+    async def fail():
+        try:
+            await gateway.client.request("POST", url.format(port=_unused_port()))
+        except RequestRejected as error:
+            watched.extend([weakref.ref(error), weakref.ref(error.__cause__)])
+
+    gc.collect()
+    gc.disable()
+    try:
+        await fail()
+        assert [ref() for ref in watched] == [None, None]
+    finally:
+        gc.enable()
+
+
 @pytest.mark.parametrize("path", ["/hangs-up", "/circle", "/garbled", "/half"])
 async def test_an_upstream_that_breaks_off_is_a_rejection_with_the_cause(gateway, path):
     async def hang_up(request):
@@ -264,3 +293,29 @@ async def test_an_argument_that_aiohttp_refuses_leaves_nothing(gateway):
     with pytest.raises(ValueError, match="data and json"):
         await gateway.client.request("POST", gateway.upstream.url(), data=b"a", json={})
     assert balanced(gateway.correlator).cancelled == 1
+
+
+# -- the server's middleware by itself -------------------------------------------------------------
+
+
+async def test_a_stream_that_has_left_without_the_id_is_not_said_to_have_had_it():
+    """What is outside, such as an access log, would else tell of a header that nobody got."""
+    said = []
+
+    @web.middleware
+    async def outer(request, handler):
+        response = await handler(request)
+        said.append(response.headers.get("X-Request-ID"))
+        return response
+
+    async def stream(request):
+        response = web.StreamResponse()
+        await response.prepare(request)
+        return response
+
+    app = web.Application(middlewares=[outer, correlation_middleware()])
+    app.router.add_get("/", stream)
+    async with serving(app) as served:
+        answer = await exchange(served.port, http_request("/", ("X-Request-ID", b"mine-1")))
+    assert header_of(answer, "X-Request-ID") == []
+    assert said == [None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from contextvars import Context
 from types import SimpleNamespace
 
@@ -209,6 +210,23 @@ async def test_another_origin_gets_neither_however_its_url_is_written(here, ther
     assert carries(*there.seen) == [False]
 
 
+@pytest.mark.parametrize("requote", [True, False])
+@pytest.mark.parametrize("host", ["::ffff:127.0.0.1", "::FFFF:7F00:1", "0:0:0:0:0:ffff:7f00:1"])
+async def test_another_origin_gets_neither_however_its_address_is_written(
+    here, there, host, requote
+):
+    try:
+        socket.create_connection((host, there.served.port)).close()
+    except OSError:
+        pytest.skip("this machine does not reach an IPv4 address by IPv6")
+    here.redirect("/", f"http://[{host}]:{there.served.port}/next")
+    middlewares = (propagation_middleware(),)
+    async with http_session(middlewares=middlewares, requote_redirect_url=requote) as session:
+        with request_scope("mine-1", 5.0):
+            await fetch(session, here.url())
+    assert carries(*here.seen, *there.seen) == [True, False]
+
+
 async def test_another_name_for_the_same_server_is_another_origin(session, here):
     here.redirect("/", f"http://localhost:{here.served.port}/next")
     with request_scope("mine-1", 5.0):
@@ -334,6 +352,24 @@ def _walk(guard, start, locations, encoded) -> list[tuple[URL, bool]]:
             there = URL(location, encoded=encoded)
             url = there if there.scheme else url.join(there)
     return sent
+
+
+@pytest.mark.parametrize("encoded", [True, False])
+@pytest.mark.parametrize(
+    ("start", "location"),
+    [
+        ("https://a:8443", "http://a:8443/next"),
+        ("http://a:8443", "https://a:8443/next"),
+        ("https://a", "http://a:443/next"),
+        ("http://a", "http://[::ffff:127.0.0.1]/next"),
+        ("http://a", "http://[0:0:0:0:0:0:0:1]/next"),
+    ],
+)
+def test_another_scheme_or_address_is_another_origin_however_it_is_written(
+    start, location, encoded
+):
+    sent = Context().run(_walk, HeaderGuard("tested"), start, [location, "/last"], encoded)
+    assert [went for _url, went in sent] == [True, False, False]
 
 
 def _place(url: URL) -> tuple[str, str, int]:

@@ -9,7 +9,8 @@ from correlator import Correlator
 from correlator.aiohttp import CallbackTokens, callback_route
 
 
-async def test_a_body_that_does_not_come_is_a_408_and_settles_nothing():
+@pytest.mark.parametrize("sent", [b"", b"half", b"half mor"])
+async def test_a_body_that_does_not_come_is_a_408_and_settles_nothing(sent):
     tokens = CallbackTokens([b"k" * 32])
     async with Correlator() as correlator:
         app = web.Application()
@@ -22,7 +23,7 @@ async def test_a_body_that_does_not_come_is_a_408_and_settles_nothing():
             token = tokens.issue(pending.request_id, 60)
             reader, writer = await asyncio.open_connection(*runner.addresses[0][:2])
             head = f"POST /callbacks/{token} HTTP/1.1\r\nHost: here\r\nContent-Length: 9\r\n\r\n"
-            writer.write(head.encode())
+            writer.write(head.encode() + sent)
             async with asyncio.timeout(5):
                 assert (await reader.readline()).split()[1] == b"408"
             writer.transport.abort()

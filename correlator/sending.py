@@ -38,15 +38,15 @@ async def send_request(pending: Pending[K, Any], send: Callable[[K], Awaitable[o
     if pending._outcome is not None:
         return
     ledger = pending._ledger
-    task = asyncio.current_task(ledger._loop)
-    if task is None:
+    # No variable for the task: what it raises holds this frame, and it what it raised.
+    pending._sending = asyncio.current_task(ledger._loop)
+    if pending._sending is None:
         ledger._settle(pending, Outcome.CANCELLED, None)
         raise RuntimeError(
             f"correlate() with send= must run in a task of the loop that correlator "
             f"{ledger.name!r} was entered on"
         )
-    pending._sending = task
-    cancelling = task.cancelling()
+    cancelling = pending._sending.cancelling()
     token = enter_pending(pending.request_id, pending.deadline)
     try:
         sending = send(pending.request_id)

@@ -247,8 +247,8 @@ NAMED = [
         "the deadline is forgotten",
         "correlator/ledger.py",
         """\
-        if deadline < self._reaper.alarm_at:
-            self._reaper.advance()
+            if deadline < self._reaper.alarm_at:
+                self._reaper.advance()
 """,
         "",
     ),

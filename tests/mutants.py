@@ -56,6 +56,7 @@ CORE_TESTS = [
     "tests/test_entering.py",
     "tests/test_exports.py",
     "tests/observers/test_observers.py",
+    "tests/observers/test_structlog.py",
 ]
 TOKEN_TESTS = [
     "tests/aiohttp/test_tokens.py",

@@ -60,7 +60,9 @@ def test_an_id_is_forgotten_at_the_very_moment_it_falls_due():
     at = ids.newer["a"]
     assert ids.disposition("a", at - 0.01) is Disposition.DUPLICATE
     assert ids.count(at - 0.01) == 1
+    assert ids.settled_ago("a", at - 0.01) is not None
     assert ids.disposition("a", at) is Disposition.UNKNOWN
+    assert ids.settled_ago("a", at) is None
     assert ids.count(at) == 0
 
 

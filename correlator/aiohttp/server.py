@@ -69,7 +69,10 @@ def setup(
     async def on_prepare(request: web.Request, response: web.StreamResponse) -> None:
         # The middleware has seen to the id, unless aiohttp answers before any middleware, as it
         # does to an expectation that it does not meet.
-        response.headers[header] = _request_id(request, header, new_id)
+        try:
+            response.headers[header] = _request_id(request, header, new_id)
+        except Exception:  # `new_id` is no good: the middleware has said so, and this is its 500
+            return
 
     async def run(_app: web.Application) -> AsyncIterator[None]:
         async with correlator:

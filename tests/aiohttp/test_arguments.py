@@ -174,6 +174,18 @@ async def test_an_id_made_in_a_wrong_way_is_a_500_and_never_a_header(made):
         assert "X-Request-ID" not in answer.headers
 
 
+async def test_so_it_is_with_an_application_that_was_set_up():
+    app = web.Application()
+    setup(app, Correlator(), new_id=lambda: None)
+    async with (
+        serving(app) as server,
+        http_session() as session,
+        session.get(server.url("/")) as answer,
+    ):
+        assert answer.status == 500
+        assert "X-Request-ID" not in answer.headers
+
+
 async def test_an_answer_before_any_middleware_has_the_id_too():
     app = web.Application()
     setup(app, Correlator())

@@ -7,6 +7,7 @@ it for as long as it lives, and would keep the request alive with them.
 from __future__ import annotations
 
 import asyncio
+from contextlib import AbstractContextManager
 from contextvars import ContextVar, Token
 from typing import Any, NamedTuple
 
@@ -68,7 +69,9 @@ def remaining_time() -> float | None:
     return None if deadline is None else max(0.0, deadline - asyncio.get_running_loop().time())
 
 
-class request_scope:  # noqa: N801  # to its users it is a function, as `contextlib.suppress` is
+def request_scope(
+    request_id: str | None = None, timeout: float | None = None
+) -> AbstractContextManager[None]:
     """Set the ambient request id, the ambient deadline, or both, for the length of a block.
 
     Each is for one block: make a new one for the next.
@@ -83,14 +86,19 @@ class request_scope:  # noqa: N801  # to its users it is a function, as `context
         ValueError: `timeout` is not above 0 and at most 1e9.
         RuntimeError: it was used for a block before; or, with a `timeout`, no event loop runs.
     """
+    if request_id is not None and not isinstance(request_id, str):
+        raise TypeError(f"request_id must be a string, not {shown(request_id)}")
+    return _RequestScope(request_id, None if timeout is None else check_seconds("timeout", timeout))
+
+
+class _RequestScope(AbstractContextManager[None]):
+    """What `request_scope` returns: a class, since a generator costs every request more."""
 
     __slots__ = ("_request_id", "_timeout", "_token")
 
-    def __init__(self, request_id: str | None = None, timeout: float | None = None) -> None:
-        if request_id is not None and not isinstance(request_id, str):
-            raise TypeError(f"request_id must be a string, not {shown(request_id)}")
+    def __init__(self, request_id: str | None, timeout: float | None) -> None:
         self._request_id = request_id
-        self._timeout = None if timeout is None else check_seconds("timeout", timeout)
+        self._timeout = timeout
         self._token: Token[Scope] | None = None
 
     def __enter__(self) -> None:

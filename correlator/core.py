@@ -12,6 +12,7 @@ import threading
 import time
 import weakref
 from collections.abc import Awaitable, Callable, Hashable, Iterable
+from functools import partial
 from itertools import islice
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -29,6 +30,7 @@ from .pending import Disposition, Outcome, Pending, PendingInfo
 from .refusals import unhashable
 from .sending import send_request
 from .stats import CorrelatorStats
+from .threads import Mailbox
 
 __all__ = ["Correlator"]
 
@@ -100,7 +102,7 @@ class Correlator(Ledger[K, V]):
             resolution=resolution,
         )
         self._groups: weakref.WeakValueDictionary[str, Group[K, V]] = weakref.WeakValueDictionary()
-        self._posting = threading.Lock()
+        self._mailbox = Mailbox(self._context)
 
     # -- life ----------------------------------------------------------------------------------
 
@@ -117,6 +119,7 @@ class Correlator(Ledger[K, V]):
         self._new_waiter = self._loop.create_future
         self._reaper.start(self._loop, self._time)
         self._thread = self._intake = _get_ident()
+        self._mailbox.open(self._loop)
         self._state = "open"
         return self
 
@@ -162,9 +165,9 @@ class Correlator(Ledger[K, V]):
         """
         if self._state in ("open", "draining"):
             self._check_thread("aclose")
-            with self._posting:
-                self._state = "closed"
-                self._thread = self._intake = NO_THREAD
+            self._state = "closed"
+            self._thread = self._intake = NO_THREAD
+            self._mailbox.close()
             self._reaper.stop()
         if self._state == "closed":
             # All of them whatever happens, also when Ctrl-C strikes in an observer.
@@ -313,7 +316,7 @@ class Correlator(Ledger[K, V]):
         Raises:
             CorrelatorClosed: it was not entered, or is closed.
         """
-        return self._post("resolve_threadsafe", self.resolve, request_id, response)
+        return self._post("resolve_threadsafe", partial(self.resolve, request_id, response))
 
     def reject_threadsafe(
         self, request_id: K, error: Exception
@@ -325,7 +328,15 @@ class Correlator(Ledger[K, V]):
             CorrelatorClosed: it was not entered, or is closed.
         """
         check_error("error", error)
-        return self._post("reject_threadsafe", self.reject, request_id, error)
+        return self._post("reject_threadsafe", partial(self.reject, request_id, error))
+
+    def _post(
+        self, verb: str, call: Callable[[], Disposition]
+    ) -> concurrent.futures.Future[Disposition]:
+        future = self._mailbox.post(call)
+        if future is None:
+            raise self._out_of_order(verb)
+        return future
 
     # -- groups, and what there is to see ------------------------------------------------------
 
@@ -413,23 +424,3 @@ class Correlator(Ledger[K, V]):
 
     def __repr__(self) -> str:
         return f"<Correlator {self.name!r} {len(self)} of {self._max_pending} pending>"
-
-    def _post(
-        self, verb: str, call: Callable[[K, Any], Disposition], request_id: K, what: Any
-    ) -> concurrent.futures.Future[Disposition]:
-        future: concurrent.futures.Future[Disposition] = concurrent.futures.Future()
-
-        def run() -> None:
-            if future.set_running_or_notify_cancel():
-                try:
-                    future.set_result(call(request_id, what))
-                except Exception as error:
-                    future.set_exception(error)
-
-        # Under the lock the state cannot change between the question and the posting, and
-        # `aclose` waits a turn for what was posted: so every future gets its answer.
-        with self._posting:
-            if self._thread == NO_THREAD:
-                raise self._out_of_order(verb)
-            self._loop.call_soon_threadsafe(run, context=self._context)
-        return future

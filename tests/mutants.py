@@ -71,6 +71,7 @@ MODULES = {
     "correlator/ledger.py": (CORE_TESTS, "core reaper waiting"),
     "correlator/sending.py": (CORE_TESTS, "interrupted_sends sending"),
     "correlator/memory.py": (CORE_TESTS, "memory core"),
+    "correlator/threads.py": (CORE_TESTS, "threads core"),
     "correlator/aiohttp/tokens.py": (TOKEN_TESTS, ""),
 }
 # Loaded once, and not anew for each mutant.

@@ -200,10 +200,9 @@ async def test_a_close_lets_whoever_is_posting_finish_first():
                 posted.append(args)
                 return loop.call_soon_threadsafe(*args, **kwargs)
 
-        correlator._loop = Slow()
+        correlator._mailbox._loop = Slow()
         posting = loop.run_in_executor(None, correlator.resolve_threadsafe, "a", 1)
         await asyncio.to_thread(in_the_middle.wait, 30)
-        correlator._loop = loop
         threading.Timer(0.02, go_on.set).start()
         closing = asyncio.ensure_future(correlator.aclose())
         await turns(1)

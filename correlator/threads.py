@@ -1,0 +1,54 @@
+"""Mailbox: calls from other threads, on their way to the loop."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextvars import Context
+from typing import TypeVar
+
+__all__ = ["Mailbox"]
+
+R = TypeVar("R")
+
+
+class Mailbox:
+    """Takes calls from any thread while it is open, and lets the loop make them.
+
+    Every call it took is made: whoever closes it waits a turn of the loop afterwards.
+    """
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._loop: asyncio.AbstractEventLoop | None = None
+        # Held while one posts: so between the question whether it is open and the posting nobody
+        # can close it.
+        self._lock = threading.Lock()
+
+    def open(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Take calls from now on, for that loop."""
+        self._loop = loop
+
+    def close(self) -> None:
+        """Take no more."""
+        with self._lock:
+            self._loop = None
+
+    def post(self, call: Callable[[], R]) -> Future[R] | None:
+        """Have the loop make a call; the future tells what came of it. None if it is closed."""
+        future: Future[R] = Future()
+
+        def run() -> None:
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(call())
+                except Exception as error:
+                    future.set_exception(error)
+
+        with self._lock:
+            if self._loop is None:
+                return None
+            self._loop.call_soon_threadsafe(run, context=self._context)
+        return future

@@ -111,10 +111,8 @@ class RememberedIds(Generic[K]):
 
     def forget(self, now: float) -> None:
         """Give back the memory of what is past its time, where that is the greater part."""
-        if 2 * _past(self.older, now) > len(self.older):
-            self.older = _fresh(self.older, now)
-        if 2 * _past(self.newer, now) > len(self.newer):
-            self.newer = _fresh(self.newer, now)
+        self.older = _mostly_fresh(self.older, now)
+        self.newer = _mostly_fresh(self.newer, now)
 
     def settled_ago(self, request_id: K, now: float) -> float | None:
         """Return how many seconds ago a request settled, or None if it is not remembered.
@@ -145,3 +143,8 @@ def _past(ids: dict[K, float], now: float) -> int:
 def _fresh(ids: dict[K, float], now: float) -> dict[K, float]:
     """Return those that are not past their time."""
     return dict(islice(ids.items(), _past(ids, now), None))
+
+
+def _mostly_fresh(ids: dict[K, float], now: float) -> dict[K, float]:
+    """Return those that are not past their time, or all if that is the greater part."""
+    return _fresh(ids, now) if 2 * _past(ids, now) > len(ids) else ids

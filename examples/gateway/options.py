@@ -93,6 +93,7 @@ def parse_options(arguments: list[str] | None = None) -> Options:
         "after `--` (see python -m examples.gateway.upstream --help). Callback tokens are signed "
         "with the keys in GATEWAY_KEYS (comma-separated, newest first), else with a fresh one.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
     )
     add = parser.add_argument
     add("--host", type=host, default="127.0.0.1", help="address to listen on")

@@ -17,7 +17,7 @@ from yarl import URL
 from correlator import is_valid_request_id
 
 from .logs import configure_logging
-from .options import http_url, seconds, whole
+from .options import host, http_url, seconds, whole
 from .serving import address_of, listen, serve
 
 __all__ = ["Faults", "Simulator", "parse_faults"]
@@ -48,10 +48,18 @@ class Faults:
     seed: int = 0
 
 
-def parse_faults(arguments: list[str], prog: str) -> tuple[Faults, argparse.Namespace]:
-    """Parse the simulator's options. Leaves with status 2 and one line where they are no good."""
+def parse_faults(
+    arguments: list[str], prog: str, *, by_itself: bool = False
+) -> tuple[Faults, argparse.Namespace]:
+    """Parse the simulator's options. Leaves with status 2 and one line where they are no good.
+
+    Run by itself, it also takes the address to listen on.
+    """
     parser = argparse.ArgumentParser(
-        prog=prog, description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        prog=prog,
+        description=__doc__,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
     )
     add = parser.add_argument
     default = Faults()
@@ -68,8 +76,9 @@ def parse_faults(arguments: list[str], prog: str) -> tuple[Faults, argparse.Name
     )
     add("--late-by", type=seconds, default=default.late_by, metavar="S", help="delay of the late")
     add("--seed", type=whole(0, 2**63), default=default.seed, help="of the random draws")
-    add("--host", default="127.0.0.1", help="address to listen on, if run by itself")
-    add("--port", type=whole(0, 65535), default=8081, help="port to listen on, if run by itself")
+    if by_itself:
+        add("--host", type=host, default="127.0.0.1", help="address to listen on")
+        add("--port", type=whole(0, 65535), default=8081, help="port to listen on")
     given = parser.parse_args(arguments)
     faults = Faults(**{field: getattr(given, field) for field in Faults.__dataclass_fields__})
     if faults.never + faults.twice + faults.late + faults.error > 1 + 1e-9:
@@ -161,7 +170,9 @@ class Simulator:
 
 async def main() -> None:
     """Run the simulator by itself until it is interrupted."""
-    faults, given = parse_faults(sys.argv[1:], "python -m examples.gateway.upstream")
+    faults, given = parse_faults(
+        sys.argv[1:], "python -m examples.gateway.upstream", by_itself=True
+    )
     configure_logging("info")
     try:
         listener = listen(given.host, given.port)

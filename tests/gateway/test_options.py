@@ -113,6 +113,16 @@ def test_an_unknown_option_is_named():
     assert "--colour" in complaint("--port", "0", "--", "--colour", "blue")
 
 
+def test_the_address_of_the_simulator_is_the_gateways_affair():
+    assert "--port" in complaint("--port", "0", "--", "--port", "9000")
+    assert "--host" in complaint("--port", "0", "--", "--host", "127.0.0.1")
+
+
+def test_an_option_is_not_guessed_from_its_beginning():
+    assert "--max-pend" in complaint("--max-pend", "7")
+    assert "--nev" in complaint("--port", "0", "--", "--nev", "1")
+
+
 def test_options_of_the_simulator_need_the_simulator():
     assert "--upstream" in complaint("--upstream", "http://upstream.example", "--", "--never", "1")
 

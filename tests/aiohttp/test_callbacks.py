@@ -20,11 +20,11 @@ from correlator import (
     RequestRejected,
     RequestTimeout,
 )
-from correlator.aiohttp import CallbackReply, correlation_middleware
+from correlator.aiohttp import CallbackReply
 
 from ..conftest import balanced
 from .conftest import gateway_of
-from .serving import exchange, header_of, http_request, serving, until
+from .serving import until
 
 URL_HEADER = "Callback-URL"
 
@@ -299,29 +299,3 @@ async def test_an_argument_that_aiohttp_refuses_leaves_nothing(gateway):
     with pytest.raises(ValueError, match="data and json"):
         await gateway.client.request("POST", gateway.upstream.url(), data=b"a", json={})
     assert balanced(gateway.correlator).cancelled == 1
-
-
-# -- the server's middleware by itself -------------------------------------------------------------
-
-
-async def test_a_stream_that_has_left_without_the_id_is_not_said_to_have_had_it():
-    """What is outside, such as an access log, would else tell of a header that nobody got."""
-    said = []
-
-    @web.middleware
-    async def outer(request, handler):
-        response = await handler(request)
-        said.append(response.headers.get("X-Request-ID"))
-        return response
-
-    async def stream(request):
-        response = web.StreamResponse()
-        await response.prepare(request)
-        return response
-
-    app = web.Application(middlewares=[outer, correlation_middleware()])
-    app.router.add_get("/", stream)
-    async with serving(app) as served:
-        answer = await exchange(served.port, http_request("/", ("X-Request-ID", b"mine-1")))
-    assert header_of(answer, "X-Request-ID") == []
-    assert said == [None]

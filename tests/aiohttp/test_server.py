@@ -380,3 +380,26 @@ async def test_requests_at_the_same_time_keep_their_ids_apart(log_lines):
             assert (await call).endswith(b"id-%d" % each)
     assert all(line["before"] == line["request_id"] for line in log_lines.lines)
     assert len({json.dumps(line) for line in log_lines.lines}) == 20
+
+
+async def test_a_stream_that_has_left_without_the_id_is_not_said_to_have_had_it():
+    """What is outside, such as an access log, would else tell of a header that nobody got."""
+    said = []
+
+    @web.middleware
+    async def outer(request, handler):
+        response = await handler(request)
+        said.append(response.headers.get("X-Request-ID"))
+        return response
+
+    async def stream(request):
+        response = web.StreamResponse()
+        await response.prepare(request)
+        return response
+
+    app = web.Application(middlewares=[outer, correlation_middleware()])
+    app.router.add_get("/", stream)
+    async with serving(app) as served:
+        answer = await exchange(served.port, http_request("/", ("X-Request-ID", b"mine-1")))
+    assert header_of(answer, "X-Request-ID") == []
+    assert said == [None]

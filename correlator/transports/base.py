@@ -1,0 +1,478 @@
+"""Transport: what all brokers have in common.
+
+A replica has one reply address, which names it (the owner of its pendings) and its present life (a
+fresh random epoch). A request goes out with that address and its id; whoever answers sends to the
+address; the reader there resolves the id. No table of who owns what, no broadcast, and nothing is
+made for a request but its pending.
+
+What is sent is put into an outbox, which one task empties once a turn of the loop: what many callers
+send in one turn leaves as one write.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import re
+import secrets
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, ClassVar, Final, Generic, Literal, Self
+
+from typing_extensions import TypeVar
+
+from ..checks import check_bound, check_callable, check_instance
+from ..context import current_deadline, current_request_id
+from ..core import Correlator
+from ..errors import CorrelatorClosed, NoResponder, RequestRejected, shown
+from ..group import Group
+from .message import (
+    ERROR_CODE_HEADER,
+    ERROR_HEADER,
+    REQUEST_ID_HEADER,
+    Message,
+    check_destination,
+    check_headers,
+    check_owner,
+)
+from .serving import Handler, Service
+
+__all__ = ["Outgoing", "Transport", "TransportStats"]
+
+V = TypeVar("V", default=Message)
+
+_log = logging.getLogger("correlator")
+
+_EPOCH = 16  # bytes
+_REPLICA = re.compile(r"[A-Za-z0-9_]{1,31}")
+_REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,200}")
+
+
+class Outgoing:
+    """Something to be sent.
+
+    Attributes:
+        address: a destination, or a reply address.
+        request_id: the id that pairs it.
+        message: what is sent.
+        deadline: when nobody wants it any more, on the loop's clock; None for a reply.
+        sent: where given, gets whether it reached a place where somebody takes it.
+    """
+
+    __slots__ = ("address", "deadline", "message", "request_id", "sent")
+
+    def __init__(
+        self,
+        address: str,
+        request_id: str,
+        message: Message,
+        deadline: float | None = None,
+        sent: asyncio.Future[bool] | None = None,
+    ) -> None:
+        self.address = address
+        self.request_id = request_id
+        self.message = message
+        self.deadline = deadline
+        self.sent = sent
+
+    def left_ms(self, now: float) -> int:
+        """Return the milliseconds left of a request at `now`, on the loop's clock."""
+        assert self.deadline is not None, "a reply has no deadline"
+        return max(0, int((self.deadline - now) * 1000))
+
+
+@dataclass(frozen=True, slots=True)
+class TransportStats:
+    """The counters of a transport at one moment.
+
+    Attributes:
+        connected: whether it is connected to its broker, and listens at its reply address.
+        sent: requests that went out.
+        received: replies that came in, whatever became of them.
+        malformed: messages that came in and were none; each cost itself and nothing else.
+        forwarded: replies that were forwarded to other replicas.
+        reconnects: how often the connection was lost and made again.
+    """
+
+    connected: bool
+    sent: int
+    received: int
+    malformed: int
+    forwarded: int
+    reconnects: int
+
+
+class Transport(ABC, Generic[V]):
+    """One replica's link to a broker. Made by `connect`, and used as an async context manager.
+
+    Attributes:
+        owner: names this replica, in this life, among all: 1 to 64 characters out of
+            ``A-Z a-z 0-9 _ -``.
+    """
+
+    error_header: ClassVar[str] = ERROR_HEADER
+    """The header that says that a reply is an error, and which."""
+    error_code_header: ClassVar[str] = ERROR_CODE_HEADER
+
+    def __init__(
+        self,
+        correlator: Correlator[str, V],
+        *,
+        replica: str,
+        on_disconnect: Literal["wait", "fail"],
+        decode: Callable[[Message], V] | None,
+    ) -> None:
+        check_instance("correlator", correlator, Correlator)
+        if not isinstance(replica, str) or _REPLICA.fullmatch(replica) is None:
+            raise ValueError(
+                f"replica must be 1 to 31 characters out of A-Z a-z 0-9 _, not {replica!r:.100}"
+            )
+        if on_disconnect not in ("wait", "fail"):
+            raise ValueError(f'on_disconnect must be "wait" or "fail", not {on_disconnect!r}')
+        if decode is not None:
+            check_callable("decode", decode)
+        self._correlator = correlator
+        self._decode = decode
+        self.replica: Final = replica
+        self.owner: Final = f"{replica}-{secrets.token_hex(_EPOCH)}"
+        self._fails = on_disconnect == "fail"
+        self._calls: Correlator[str, V] | Group[str, V] = correlator
+        self._state: Literal["new", "open", "closed"] = "new"
+        self._ready = asyncio.Event()
+        self._outbox: list[Outgoing] = []
+        self._idle: asyncio.Future[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._services: set[Service] = set()
+        self._sent = self._received = self._malformed = self._forwarded = self._reconnects = 0
+        self._was_ready = False
+
+    # -- what a broker's module does -----------------------------------------------------------
+
+    @abstractmethod
+    async def _open(self) -> None:
+        """Connect, listen at the reply address, and call `_connected`."""
+
+    @abstractmethod
+    async def _shut(self) -> None:
+        """Give back everything at the broker and disconnect. Called once, also if `_open` failed."""
+
+    @abstractmethod
+    async def _write(self, batch: list[Outgoing]) -> None:
+        """Send a batch, as one write. What it raises is what became of all of the batch.
+
+        Where only one of them cannot be sent, say so with `_unsent`. Tell each `sent` that is given.
+        """
+
+    @abstractmethod
+    def _address_of(self, owner: str) -> str:
+        """Return the reply address of a replica."""
+
+    @abstractmethod
+    def _serve(self, destination: str, service: Service) -> AbstractAsyncContextManager[None]:
+        """Take requests for `destination` and hand each to `service`, until the block is left."""
+
+    # -- life ----------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        if self._state != "new":
+            raise CorrelatorClosed(f"{self!r} was entered before: it is used once, connect anew")
+        self._state = "open"
+        try:
+            await self._open()
+        except BaseException:
+            await self._leave()
+            raise
+        self._start(self._empty_outbox(), "outbox")
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._leave()
+
+    async def _leave(self) -> None:
+        """Stop. What is pending here can get no reply any more, so it ends."""
+        self._state = "closed"
+        self._lose()
+        for service in list(self._services):
+            service.cancel()
+        try:
+            for task in self._tasks:
+                task.cancel()
+            if self._tasks:
+                await asyncio.wait(self._tasks)
+        finally:
+            await self._shut()
+
+    def _start(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        """Start something that runs for as long as this does, in a context of nobody's."""
+        task = asyncio.get_running_loop().create_task(
+            work, name=f"correlator-{name} {self.owner}", context=contextvars.Context()
+        )
+        self._tasks.append(task)
+        return task
+
+    def _connected(self) -> None:
+        """The reply address is listened at: from now on requests may go out."""
+        if self._state != "open" or self._ready.is_set():
+            return
+        if self._was_ready:
+            self._reconnects += 1
+            _log.info("%r is connected again", self)
+        self._was_ready = True
+        if self._fails:
+            self._calls = self._correlator.group(f"transport {self.owner}")
+        self._ready.set()
+
+    def _disconnected(self) -> None:
+        """The connection is lost. Whether what is pending waits for the next is the user's word."""
+        if self._ready.is_set():
+            _log.warning("%r has lost its connection", self)
+        self._lose()
+
+    def _lose(self) -> None:
+        self._ready.clear()
+        if isinstance(self._calls, Group) and not self._calls.closed:
+            self._calls.close(CorrelatorClosed(f"{self!r} has lost its connection"))
+
+    # -- asking --------------------------------------------------------------------------------
+
+    async def request(
+        self,
+        destination: str,
+        body: bytes,
+        *,
+        timeout: float | None = None,
+        headers: Mapping[str, str] | None = None,
+        content_type: str = "",
+        context: Any = None,
+    ) -> V:
+        """Send a request and return its reply.
+
+        Args:
+            destination: where it goes: 1 to 255 characters out of ``A-Z a-z 0-9 . _ : / -``.
+            body: what is sent.
+            timeout: seconds for all of it; by default the correlator's.
+            headers: go along.
+            content_type: says what the body is.
+            context: comes back as `Pending.context`.
+
+        Raises:
+            RequestRejected: the responder answered with an error, its `reply`; or the request could
+                not be sent, and its cause says why.
+            NoResponder: the broker says that nobody listens.
+            RequestTimeout, CapacityExceeded: as `Correlator.correlate`.
+            CorrelatorClosed: it was not entered or is closed; or, with ``on_disconnect="fail"``, the
+                connection is lost.
+            TypeError, ValueError: an argument is no good. Nothing was sent.
+        """
+        check_destination(destination)
+        self._check_name(destination)
+        message = _message(body, headers, content_type)
+        request_id = current_request_id()
+        if request_id is not None and REQUEST_ID_HEADER not in message.headers:
+            named = {**message.headers, REQUEST_ID_HEADER: request_id}
+            message = Message(message.body, named, message.content_type)
+        self._check_open()
+
+        async def send(request_id: str) -> None:
+            self._check_id(request_id)
+            self._put(Outgoing(destination, request_id, message, current_deadline()))
+
+        return await self._calls.correlate(
+            send=send, timeout=timeout, context=context, size=len(body)
+        )
+
+    async def forward(self, owner: str, request_id: str, message: Message) -> bool:
+        """Send a reply that came here to the replica that waits for it; tell whether it is there.
+
+        Args:
+            owner: the other's `Transport.owner`.
+            request_id: the id of its pending.
+            message: the reply.
+
+        Raises:
+            CorrelatorClosed: it was not entered or is closed.
+            TypeError, ValueError: an argument is no good. Nothing was sent.
+            Exception: the broker's client could not send it.
+        """
+        check_owner(owner)
+        check_instance("message", message, Message)
+        self._check_id(request_id)
+        self._check_open()
+        reached = await self._send(self._address_of(owner), request_id, message)
+        self._forwarded += reached
+        return reached
+
+    async def _send(self, address: str, request_id: str, message: Message) -> bool:
+        """Send a reply, and tell whether it reached a place where somebody takes it."""
+        sent: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._put(Outgoing(address, request_id, message, sent=sent))
+        return await sent
+
+    # -- answering -----------------------------------------------------------------------------
+
+    def serve(
+        self, destination: str, handler: Handler, *, concurrency: int = 100
+    ) -> AbstractAsyncContextManager[None]:
+        """Answer the requests for a destination, for the length of an ``async with`` block.
+
+        Several replicas may serve one destination; each request goes to one of them. What has no
+        time left when its turn comes is dropped. What a handler raises is answered with an error
+        reply, which names the exception's class and nothing else. Leaving the block takes no more
+        requests and waits for the handlers that run.
+
+        Args:
+            destination: as for `request`.
+            handler: an async function that is awaited with each `Message` and returns the reply: a
+                `Message`, or bytes. What is left of the request's time is the ambient deadline.
+            concurrency: how many run at once.
+
+        Raises:
+            CorrelatorClosed: it was not entered or is closed.
+            TypeError, ValueError: an argument is no good.
+        """
+        check_destination(destination)
+        self._check_name(destination)
+        check_callable("handler", handler)
+        check_bound("concurrency", concurrency)
+        self._check_open()
+        errors = (self.error_header, self.error_code_header)
+        service = Service(destination, handler, concurrency, errors)
+        return service.run(self._serve(destination, service), self._services)
+
+    # -- what is there to see ------------------------------------------------------------------
+
+    def stats(self) -> TransportStats:
+        """Return the counters of this moment."""
+        return TransportStats(
+            connected=self._ready.is_set(),
+            sent=self._sent,
+            received=self._received,
+            malformed=self._malformed,
+            forwarded=self._forwarded,
+            reconnects=self._reconnects,
+        )
+
+    def __repr__(self) -> str:
+        state = "connected" if self._ready.is_set() else self._state
+        return f"<{type(self).__name__} {self.owner[:-24]}… {state}>"  # no URL: it may hold a password
+
+    # -- what broker's modules call --------------------------------------------------------------
+
+    def _received_reply(self, request_id: str, message: Message) -> None:
+        """Settle the request that a reply is for. Never raises."""
+        self._received += 1
+        code = message.headers.get(self.error_code_header)
+        try:
+            if code is None and self.error_header not in message.headers:
+                decode = self._decode
+                # Without one, V is Message.
+                reply: Any = message if decode is None else decode(message)
+                self._correlator.resolve(request_id, reply)
+            else:
+                self._reject(request_id, code, message)
+        except CorrelatorClosed:
+            pass
+        except Exception as error:
+            self._received_nonsense(error)
+
+    def _reject(self, request_id: str, code: str | None, message: Message) -> None:
+        """End a request with the error that its responder answered."""
+        # Its text stays in the reply: it is the other side's, and may hold what no log should.
+        known = f" {code}" if code and code.isascii() and code.isdigit() and len(code) < 6 else ""
+        error = RequestRejected(
+            f"the responder answered with an error{known}", request_id=request_id, reply=message
+        )
+        self._correlator.reject(request_id, error)
+
+    def _received_nonsense(self, error: Exception | str) -> None:
+        """A message is malformed: it costs itself, and is counted."""
+        self._malformed += 1
+        what = error if isinstance(error, str) else type(error).__name__
+        _log.warning("%r dropped a malformed message: %s", self, what)
+
+    def _no_responder(self, outgoing_or_id: Outgoing | str) -> None:
+        """The broker says that nobody listens where that was sent."""
+        request_id = (
+            outgoing_or_id if isinstance(outgoing_or_id, str) else outgoing_or_id.request_id
+        )
+        error = NoResponder("nobody listens at the destination", request_id=request_id)
+        self._end(request_id, error)
+
+    def _unsent(self, outgoing: Outgoing, error: Exception) -> None:
+        """That could not be sent."""
+        if outgoing.sent is not None:
+            if not outgoing.sent.done():
+                outgoing.sent.set_exception(error)
+                outgoing.sent.exception()  # whoever waits gets it; nobody else need to hear of it
+            return
+        rejected = RequestRejected(
+            f"the request could not be sent: {type(error).__name__}",
+            request_id=outgoing.request_id,
+        )
+        rejected.__cause__ = error
+        self._end(outgoing.request_id, rejected)
+
+    def _end(self, request_id: str, error: Exception) -> None:
+        if self._state == "open" and request_id in self._correlator:
+            self._correlator.reject(request_id, error)
+
+    # -- the outbox ----------------------------------------------------------------------------
+
+    def _put(self, outgoing: Outgoing) -> None:
+        self._outbox.append(outgoing)
+        if self._idle is not None:
+            self._idle.set_result(None)
+            self._idle = None
+
+    async def _empty_outbox(self) -> None:
+        while True:
+            if not self._outbox:
+                self._idle = asyncio.get_running_loop().create_future()
+                await self._idle
+            await self._ready.wait()
+            # What has ended meanwhile is not sent: nobody would take its reply.
+            pending = self._correlator
+            batch = [each for each in self._outbox if each.deadline is None or each.request_id in pending]
+            self._outbox = []
+            try:
+                await self._write(batch)
+                self._sent += sum(each.deadline is not None for each in batch)
+            except Exception as error:
+                for each in batch:
+                    self._unsent(each, error)
+
+    # -- checks --------------------------------------------------------------------------------
+
+    def _check_open(self) -> None:
+        if self._state != "open":
+            raise CorrelatorClosed(
+                f"{self!r} is not open: use it inside `async with connect(...) as transport:`"
+            )
+
+    def _check_id(self, request_id: str) -> None:
+        if not isinstance(request_id, str) or _REQUEST_ID.fullmatch(request_id) is None:
+            raise ValueError(
+                f"request_id must be 1 to 200 characters out of A-Z a-z 0-9 _ - to go over a "
+                f"broker, not {shown(request_id)}"
+            )
+
+    def _check_name(self, destination: str) -> None:
+        """Refuse what this broker cannot take for a destination. Raises ValueError."""
+
+
+def _message(body: bytes, headers: Mapping[str, str] | None, content_type: str) -> Message:
+    if not isinstance(body, bytes):
+        raise TypeError(f"body must be bytes, not {type(body).__name__}")
+    if not isinstance(content_type, str):
+        raise TypeError(f"content_type must be a string, not {content_type!r:.100}")
+    check_headers({"Content-Type": content_type})
+    return Message(body, {} if headers is None else dict(check_headers(headers)), content_type)

@@ -1,0 +1,104 @@
+"""Message: what goes over a broker, and the headers that mean something to us."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Final
+
+__all__ = [
+    "ERROR_CODE_HEADER",
+    "ERROR_HEADER",
+    "REQUEST_ID_HEADER",
+    "TIMEOUT_HEADER",
+    "Message",
+    "check_destination",
+    "check_headers",
+    "check_owner",
+]
+
+TIMEOUT_HEADER: Final = "Correlator-Timeout-Ms"
+"""How many milliseconds are left of a request, when it is sent. Relative: clocks differ."""
+REQUEST_ID_HEADER: Final = "X-Request-ID"
+"""The ambient id, for logs: `current_request_id` of whoever asks."""
+ERROR_HEADER: Final = "Correlator-Error"
+"""Says that a reply is an error, and which."""
+ERROR_CODE_HEADER: Final = "Correlator-Error-Code"
+"""An error reply's status, as HTTP counts (RFC 9110, section 15)."""
+
+_NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+
+_DESTINATION = re.compile(r"[A-Za-z0-9._:/-]{1,255}")
+_OWNER = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,255}")  # a token of RFC 9110
+_HEADER_VALUE = re.compile(r"[\x20-\x7e\x80-\U0010ffff]*")  # no line break, no NUL, no control
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """What one side sends to the other.
+
+    Attributes:
+        body: the bytes. Kept out of the `repr`.
+        headers: names and values, as they were sent; names that differ in case are different.
+        content_type: what the body is, for whoever reads it; it never selects a codec here. Empty
+            where the sender did not say.
+    """
+
+    body: bytes = field(repr=False)
+    headers: Mapping[str, str] = field(default_factory=lambda: _NO_HEADERS, repr=False)
+    content_type: str = ""
+
+
+def check_destination(destination: str) -> str:
+    """Return `destination`, which is 1 to 255 characters out of ``A-Z a-z 0-9 . _ : / -``.
+
+    Raises:
+        TypeError: it is no string.
+        ValueError: there is something else in it: a wildcard or a line break would reach others.
+    """
+    if not isinstance(destination, str):
+        raise TypeError(f"destination must be a string, not {destination!r:.100}")
+    if _DESTINATION.fullmatch(destination) is None:
+        raise ValueError(
+            f"destination must be 1 to 255 characters out of A-Z a-z 0-9 . _ : / -, "
+            f"not {destination!r:.300}"
+        )
+    return destination
+
+
+def check_owner(owner: str) -> str:
+    """Return `owner`, which is 1 to 64 characters out of ``A-Z a-z 0-9 _ -``.
+
+    Raises:
+        TypeError: it is no string.
+        ValueError: there is something else in it.
+    """
+    if not isinstance(owner, str):
+        raise TypeError(f"owner must be a string, not {owner!r:.100}")
+    if _OWNER.fullmatch(owner) is None:
+        raise ValueError(
+            f"owner must be 1 to 64 characters out of A-Z a-z 0-9 _ -, not {owner!r:.300}"
+        )
+    return owner
+
+
+def check_headers(headers: Mapping[str, str]) -> Mapping[str, str]:
+    """Return `headers`, of which none can be taken for another or break a line.
+
+    Raises:
+        TypeError: they are no mapping of strings.
+        ValueError: a name is no token of RFC 9110, or a value holds a control character.
+    """
+    if not isinstance(headers, Mapping):
+        raise TypeError(f"headers must be a mapping, not {type(headers).__name__}")
+    for name, value in headers.items():
+        if not isinstance(name, str) or not isinstance(value, str):
+            raise TypeError(f"headers must map strings to strings; {name!r:.100} does not")
+        if _HEADER_NAME.fullmatch(name) is None:
+            raise ValueError(f"headers must have names out of RFC 9110's tokens, not {name!r:.300}")
+        if _HEADER_VALUE.fullmatch(value) is None:  # not the value: it may be secret
+            raise ValueError(f"headers must have no control characters; the value of {name!r} does")
+    return headers

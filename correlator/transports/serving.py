@@ -1,0 +1,162 @@
+"""Service: answers requests, so many at once, and drops what nobody waits for any more."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextvars import Context
+
+from ..checks import MAX_SECONDS
+from ..context import request_scope
+from ..errors import CorrelationError
+from ..ids import is_valid_request_id
+from .message import REQUEST_ID_HEADER, TIMEOUT_HEADER, Message
+
+__all__ = ["Handler", "Service"]
+
+Handler = Callable[[Message], Awaitable[Message | bytes]]
+"""Answers a request."""
+
+_log = logging.getLogger("correlator")
+
+
+async def _nothing() -> None:
+    """There is nothing to acknowledge."""
+
+
+class Service:
+    """Runs a handler for each request of one destination.
+
+    Attributes:
+        dropped: how many requests came too late to be answered.
+    """
+
+    def __init__(
+        self, destination: str, handler: Handler, concurrency: int, error_headers: tuple[str, str]
+    ) -> None:
+        self.destination = destination
+        self.concurrency = concurrency
+        self.dropped = 0
+        self._handler = handler
+        self._error_headers = error_headers
+        self._free = asyncio.Semaphore(concurrency)
+        self._running: set[asyncio.Task[None]] = set()
+
+    @asynccontextmanager
+    async def run(
+        self, taking: AbstractAsyncContextManager[None], services: set[Service]
+    ) -> AsyncIterator[None]:
+        """Serve while the block runs.
+
+        `taking` takes requests and calls `handle` with each. When it is left it takes no more, and
+        then waits for `drain`, while it can still send answers.
+        """
+        services.add(self)
+        try:
+            async with taking:
+                yield
+        finally:
+            services.discard(self)
+            self.cancel()
+            await self.drain()
+
+    def cancel(self) -> None:
+        """Interrupt what runs: its answers can go nowhere."""
+        for task in self._running:
+            task.cancel()
+
+    async def drain(self) -> None:
+        """Wait until nothing runs any more."""
+        while self._running:
+            await asyncio.wait(self._running)
+
+    async def wait_for_place(self) -> None:
+        """Wait until another request may be taken. Each wait is for one `handle`."""
+        await self._free.acquire()
+
+    @property
+    def places(self) -> int:
+        """How many more may be taken at once."""
+        return self._free._value
+
+    def handle(
+        self,
+        message: Message,
+        reply: Callable[[Message], Awaitable[object]] | None,
+        acknowledge: Callable[[], Awaitable[object]] = _nothing,
+        waited: float = 0.0,
+    ) -> None:
+        """Answer a request in a task of its own. Takes a place that was waited for.
+
+        Args:
+            message: the request.
+            reply: sends an answer; None where none is wanted.
+            acknowledge: awaited when the answer is out, and for what is dropped.
+            waited: seconds the request has lain at the broker.
+        """
+        loop = asyncio.get_running_loop()
+        left = time_left(message)
+        until = None if left is None else loop.time() + left - waited
+        task = loop.create_task(
+            self._answer(message, reply, acknowledge, until), context=Context()
+        )
+        self._running.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        self._free.release()
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.warning("an answer of %r could not be sent: %s", self, type(error).__name__)
+
+    async def _answer(
+        self,
+        message: Message,
+        reply: Callable[[Message], Awaitable[object]] | None,
+        acknowledge: Callable[[], Awaitable[object]],
+        until: float | None,
+    ) -> None:
+        left = None if until is None else until - asyncio.get_running_loop().time()
+        if left is not None and left <= 0:
+            self.dropped += 1
+            await acknowledge()
+            return
+        request_id = message.headers.get(REQUEST_ID_HEADER)
+        if not is_valid_request_id(request_id):
+            request_id = None
+        with request_scope(request_id, left):
+            answer = await self._call(message)
+        if reply is not None:
+            await reply(answer)
+        await acknowledge()
+
+    async def _call(self, message: Message) -> Message:
+        """Return the handler's answer, or the error reply that stands for what it raised."""
+        try:
+            answer = await self._handler(message)
+            if isinstance(answer, bytes):
+                return Message(answer)
+            if not isinstance(answer, Message):
+                raise TypeError(
+                    f"a handler must return a Message or bytes, not {type(answer).__name__}"
+                )
+        except Exception as error:
+            _log.exception("the handler of %r failed", self)
+            status = error.status if isinstance(error, CorrelationError) else 500
+            # The class alone: what an exception says is for this side's log.
+            name, code = self._error_headers
+            return Message(b"", {name: type(error).__name__, code: str(status)})
+        return answer
+
+    def __repr__(self) -> str:
+        return f"<Service {self.destination!r}, {len(self._running)} of {self.concurrency} at work>"
+
+
+def time_left(message: Message) -> float | None:
+    """Return the seconds that a request had left when it was sent, or None if it does not say."""
+    text = message.headers.get(TIMEOUT_HEADER, "")
+    if not (text.isascii() and text.isdigit() and len(text) < 13):
+        return None
+    return min(int(text) / 1000, MAX_SECONDS)

@@ -1,4 +1,4 @@
-"""Transports: a replica's link to a broker, by which requests go out and replies find their owner."""
+"""Transports: a replica's link to a broker: requests go out, and replies find their owner."""
 
 from __future__ import annotations
 

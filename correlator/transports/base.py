@@ -5,8 +5,8 @@ fresh random epoch). A request goes out with that address and its id; whoever an
 address; the reader there resolves the id. No table of who owns what, no broadcast, and nothing is
 made for a request but its pending.
 
-What is sent is put into an outbox, which one task empties once a turn of the loop: what many callers
-send in one turn leaves as one write.
+What is sent is put into an outbox, which one task empties once a turn of the loop: what many
+callers send in one turn leaves as one write.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import logging
 import re
 import secrets
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from types import TracebackType
@@ -26,7 +26,7 @@ from typing import Any, ClassVar, Final, Generic, Literal, Self
 from typing_extensions import TypeVar
 
 from ..checks import check_bound, check_callable, check_instance
-from ..context import current_deadline, current_request_id
+from ..context import current_request_id
 from ..core import Correlator
 from ..errors import CorrelatorClosed, NoResponder, RequestRejected, shown
 from ..group import Group
@@ -48,6 +48,7 @@ V = TypeVar("V", default=Message)
 _log = logging.getLogger("correlator")
 
 _EPOCH = 16  # bytes
+_MAX_DESTINATIONS = 1000
 _REPLICA = re.compile(r"[A-Za-z0-9_]{1,31}")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,200}")
 
@@ -122,7 +123,7 @@ class Transport(ABC, Generic[V]):
         self,
         correlator: Correlator[str, V],
         *,
-        replica: str,
+        replica: Any,
         on_disconnect: Literal["wait", "fail"],
         decode: Callable[[Message], V] | None,
     ) -> None:
@@ -140,9 +141,10 @@ class Transport(ABC, Generic[V]):
         self.replica: Final = replica
         self.owner: Final = f"{replica}-{secrets.token_hex(_EPOCH)}"
         self._fails = on_disconnect == "fail"
-        self._calls: Correlator[str, V] | Group[str, V] = correlator
+        self._fate: Group[str, V] | None = None  # of what fails together
         self._state: Literal["new", "open", "closed"] = "new"
         self._ready = asyncio.Event()
+        self._destinations: set[str] = set()  # that were checked
         self._outbox: list[Outgoing] = []
         self._idle: asyncio.Future[None] | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -158,13 +160,13 @@ class Transport(ABC, Generic[V]):
 
     @abstractmethod
     async def _shut(self) -> None:
-        """Give back everything at the broker and disconnect. Called once, also if `_open` failed."""
+        """Give back what is held at the broker, and disconnect. Called also if `_open` failed."""
 
     @abstractmethod
     async def _write(self, batch: list[Outgoing]) -> None:
         """Send a batch, as one write. What it raises is what became of all of the batch.
 
-        Where only one of them cannot be sent, say so with `_unsent`. Tell each `sent` that is given.
+        Where only one of them cannot be sent, say so with `_unsent`. Tell each `sent` there is.
         """
 
     @abstractmethod
@@ -228,7 +230,7 @@ class Transport(ABC, Generic[V]):
             _log.info("%r is connected again", self)
         self._was_ready = True
         if self._fails:
-            self._calls = self._correlator.group(f"transport {self.owner}")
+            self._fate = self._correlator.group(f"transport {self.owner}")
         self._ready.set()
 
     def _disconnected(self) -> None:
@@ -239,8 +241,8 @@ class Transport(ABC, Generic[V]):
 
     def _lose(self) -> None:
         self._ready.clear()
-        if isinstance(self._calls, Group) and not self._calls.closed:
-            self._calls.close(CorrelatorClosed(f"{self!r} has lost its connection"))
+        if self._fate is not None and not self._fate.closed:
+            self._fate.close(CorrelatorClosed(f"{self!r} has lost its connection"))
 
     # -- asking --------------------------------------------------------------------------------
 
@@ -269,26 +271,35 @@ class Transport(ABC, Generic[V]):
                 not be sent, and its cause says why.
             NoResponder: the broker says that nobody listens.
             RequestTimeout, CapacityExceeded: as `Correlator.correlate`.
-            CorrelatorClosed: it was not entered or is closed; or, with ``on_disconnect="fail"``, the
-                connection is lost.
+            CorrelatorClosed: it was not entered or is closed; or the connection is lost, with
+                ``on_disconnect="fail"``.
             TypeError, ValueError: an argument is no good. Nothing was sent.
         """
-        check_destination(destination)
-        self._check_name(destination)
-        message = _message(body, headers, content_type)
-        request_id = current_request_id()
-        if request_id is not None and REQUEST_ID_HEADER not in message.headers:
-            named = {**message.headers, REQUEST_ID_HEADER: request_id}
-            message = Message(message.body, named, message.content_type)
-        self._check_open()
-
-        async def send(request_id: str) -> None:
+        if destination.__class__ is not str or destination not in self._destinations:
+            self._check_destination(destination)
+        correlation_id = current_request_id()
+        plain = headers is None and not content_type and correlation_id is None
+        if plain and body.__class__ is bytes:
+            message = Message(body)
+        else:
+            message = _message(body, headers, content_type, correlation_id)
+        if self._state != "open":
+            self._check_open()
+        # As `correlate` does, with a send that cannot wait: so there is nothing to interrupt.
+        correlator, fate = self._correlator, self._fate
+        size = len(body)
+        if correlator._waits:
+            pending = await correlator._admit(None, timeout, context, size, False, fate)
+        else:
+            pending = correlator._register(None, timeout, context, size, False, fate)
+        try:
+            request_id = pending.request_id
             self._check_id(request_id)
-            self._put(Outgoing(destination, request_id, message, current_deadline()))
-
-        return await self._calls.correlate(
-            send=send, timeout=timeout, context=context, size=len(body)
-        )
+            self._put(Outgoing(destination, request_id, message, pending.deadline))
+        except BaseException:
+            pending.cancel()
+            raise
+        return await pending
 
     async def forward(self, owner: str, request_id: str, message: Message) -> bool:
         """Send a reply that came here to the replica that waits for it; tell whether it is there.
@@ -339,8 +350,7 @@ class Transport(ABC, Generic[V]):
             CorrelatorClosed: it was not entered or is closed.
             TypeError, ValueError: an argument is no good.
         """
-        check_destination(destination)
-        self._check_name(destination)
+        self._check_destination(destination)
         check_callable("handler", handler)
         check_bound("concurrency", concurrency)
         self._check_open()
@@ -363,7 +373,9 @@ class Transport(ABC, Generic[V]):
 
     def __repr__(self) -> str:
         state = "connected" if self._ready.is_set() else self._state
-        return f"<{type(self).__name__} {self.owner[:-24]}… {state}>"  # no URL: it may hold a password
+        return (
+            f"<{type(self).__name__} {self.owner[:-24]}… {state}>"  # no URL: it may hold a password
+        )
 
     # -- what broker's modules call --------------------------------------------------------------
 
@@ -440,15 +452,19 @@ class Transport(ABC, Generic[V]):
                 await self._idle
             await self._ready.wait()
             # What has ended meanwhile is not sent: nobody would take its reply.
-            pending = self._correlator
-            batch = [each for each in self._outbox if each.deadline is None or each.request_id in pending]
+            batch = [out for out in self._outbox if self._is_wanted(out)]
             self._outbox = []
             try:
                 await self._write(batch)
-                self._sent += sum(each.deadline is not None for each in batch)
+                self._sent += sum(out.deadline is not None for out in batch)
             except Exception as error:
-                for each in batch:
-                    self._unsent(each, error)
+                for out in batch:
+                    self._unsent(out, error)
+                    del out
+            del batch  # or it would hold what was sent last for as long as nothing is
+
+    def _is_wanted(self, outgoing: Outgoing) -> bool:
+        return outgoing.deadline is None or outgoing.request_id in self._correlator
 
     # -- checks --------------------------------------------------------------------------------
 
@@ -458,21 +474,32 @@ class Transport(ABC, Generic[V]):
                 f"{self!r} is not open: use it inside `async with connect(...) as transport:`"
             )
 
-    def _check_id(self, request_id: str) -> None:
+    def _check_id(self, request_id: Any) -> None:
         if not isinstance(request_id, str) or _REQUEST_ID.fullmatch(request_id) is None:
             raise ValueError(
                 f"request_id must be 1 to 200 characters out of A-Z a-z 0-9 _ - to go over a "
                 f"broker, not {shown(request_id)}"
             )
 
+    def _check_destination(self, destination: str) -> None:
+        """Refuse what is no destination, and remember what is. Raises ValueError or TypeError."""
+        check_destination(destination)
+        self._check_name(destination)
+        if len(self._destinations) >= _MAX_DESTINATIONS:
+            self._destinations.clear()
+        self._destinations.add(destination)
+
     def _check_name(self, destination: str) -> None:
-        """Refuse what this broker cannot take for a destination. Raises ValueError."""
+        """Refuse what this broker, other than others, cannot take for one. Raises ValueError."""
 
 
-def _message(body: bytes, headers: Mapping[str, str] | None, content_type: str) -> Message:
+def _message(body: Any, headers: Any, content_type: Any, correlation_id: str | None) -> Message:
     if not isinstance(body, bytes):
         raise TypeError(f"body must be bytes, not {type(body).__name__}")
     if not isinstance(content_type, str):
         raise TypeError(f"content_type must be a string, not {content_type!r:.100}")
     check_headers({"Content-Type": content_type})
-    return Message(body, {} if headers is None else dict(check_headers(headers)), content_type)
+    given = {} if headers is None else dict(check_headers(headers))
+    if correlation_id is not None:
+        given.setdefault(REQUEST_ID_HEADER, correlation_id)
+    return Message(body, given, content_type)

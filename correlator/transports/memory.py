@@ -1,7 +1,7 @@
 """MemoryTransport: replicas in one process, for tests and for trying things out.
 
-All that name the same bus (``memory:`` or ``memory:name``) and run on the same event loop reach each
-other. What it promises is what a broker in the same process can: nothing is ever lost on the way.
+All that name the same bus (``memory:`` or ``memory:name``) and run on the same event loop reach
+each other. What it promises is what a broker in the same process can: nothing is lost on the way.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import weakref
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, ClassVar
 from urllib.parse import SplitResult
@@ -31,28 +31,15 @@ class _Bus:
 
     def __init__(self) -> None:
         self.inboxes: dict[str, Callable[[str, Message], None]] = {}
-        self.services: dict[str, list[_Taker]] = {}
+        self.services: dict[str, list[Service]] = {}
 
-    def take_turns(self, destination: str) -> _Taker | None:
+    def take_turns(self, destination: str) -> Service | None:
         """Return whose turn it is at a destination."""
-        takers = self.services.get(destination)
-        if not takers:
+        services = self.services.get(destination)
+        if not services:
             return None
-        takers.append(takers.pop(0))
-        return takers[-1]
-
-
-class _Taker:
-    """Takes requests for a service: as many at once as it may, and the others wait here."""
-
-    def __init__(self, service: Service) -> None:
-        self.requests: asyncio.Queue[Callable[[], None]] = asyncio.Queue()
-        self.service = service
-
-    async def take(self) -> None:
-        while True:
-            await self.service.wait_for_place()
-            (await self.requests.get())()
+        services.append(services.pop(0))
+        return services[-1]
 
 
 _buses: WeakKeyDictionary[asyncio.AbstractEventLoop, weakref.WeakValueDictionary[str, _Bus]] = (
@@ -93,16 +80,14 @@ class MemoryTransport(Transport[V]):
                 if not each.sent.done():
                     each.sent.set_result(inbox is not None)
                 continue
-            taker = self._bus.take_turns(each.address)
-            if taker is None:
+            service = self._bus.take_turns(each.address)
+            if service is None:
                 self._no_responder(each)
                 continue
             message = each.message
             headers = {**message.headers, TIMEOUT_HEADER: str(each.left_ms(loop.time()))}
             request = Message(message.body, headers, message.content_type)
-            reply = partial(self._send_back, self._bus, self.owner, each.request_id)
-            handle = partial(_handle, taker.service, request, reply, loop.time())
-            taker.requests.put_nowait(handle)
+            service.take(request, partial(self._send_back, self._bus, self.owner, each.request_id))
 
     @staticmethod
     async def _send_back(bus: _Bus, owner: str, request_id: str, message: Message) -> None:
@@ -112,24 +97,12 @@ class MemoryTransport(Transport[V]):
 
     @asynccontextmanager
     async def _serve(self, destination: str, service: Service) -> AsyncIterator[None]:
-        taker = _Taker(service)
-        takers = self._bus.services.setdefault(destination, [])
-        takers.append(taker)
-        taking = self._start(taker.take(), "service")
+        services = self._bus.services.setdefault(destination, [])
+        services.append(service)
         try:
             yield
         finally:
-            takers.remove(taker)
-            if not takers:
+            services.remove(service)
+            if not services:
                 self._bus.services.pop(destination, None)
-            taking.cancel()
-            await asyncio.wait([taking])
-            while not taker.requests.empty():  # taken already: what is left is for no one else
-                await service.wait_for_place()
-                taker.requests.get_nowait()()
             await service.drain()
-            self._tasks.remove(taking)
-
-
-def _handle(service: Service, request: Message, reply: Any, since: float) -> None:
-    service.handle(request, reply, waited=asyncio.get_running_loop().time() - since)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 
 __all__ = [
     "ERROR_CODE_HEADER",
@@ -52,7 +52,7 @@ class Message:
     content_type: str = ""
 
 
-def check_destination(destination: str) -> str:
+def check_destination(destination: Any) -> str:
     """Return `destination`, which is 1 to 255 characters out of ``A-Z a-z 0-9 . _ : / -``.
 
     Raises:
@@ -69,7 +69,7 @@ def check_destination(destination: str) -> str:
     return destination
 
 
-def check_owner(owner: str) -> str:
+def check_owner(owner: Any) -> str:
     """Return `owner`, which is 1 to 64 characters out of ``A-Z a-z 0-9 _ -``.
 
     Raises:
@@ -85,7 +85,7 @@ def check_owner(owner: str) -> str:
     return owner
 
 
-def check_headers(headers: Mapping[str, str]) -> Mapping[str, str]:
+def check_headers(headers: Any) -> Mapping[str, str]:
     """Return `headers`, of which none can be taken for another or break a line.
 
     Raises:
@@ -94,6 +94,8 @@ def check_headers(headers: Mapping[str, str]) -> Mapping[str, str]:
     """
     if not isinstance(headers, Mapping):
         raise TypeError(f"headers must be a mapping, not {type(headers).__name__}")
+    name: Any
+    value: Any
     for name, value in headers.items():
         if not isinstance(name, str) or not isinstance(value, str):
             raise TypeError(f"headers must map strings to strings; {name!r:.100} does not")

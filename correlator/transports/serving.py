@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from contextvars import Context
+
+import anyio
 
 from ..checks import MAX_SECONDS
 from ..context import request_scope
@@ -19,7 +22,12 @@ __all__ = ["Handler", "Service"]
 Handler = Callable[[Message], Awaitable[Message | bytes]]
 """Answers a request."""
 
+Reply = Callable[[Message], Awaitable[object]]
+"""Sends an answer."""
+
 _log = logging.getLogger("correlator")
+
+_MAX_BACKLOG = 10_000  # requests that wait for a place, where a broker cannot be told to hold back
 
 
 async def _nothing() -> None:
@@ -41,7 +49,8 @@ class Service:
         self.dropped = 0
         self._handler = handler
         self._error_headers = error_headers
-        self._free = asyncio.Semaphore(concurrency)
+        self._free = anyio.Semaphore(concurrency)
+        self._backlog: deque[tuple[Message, Reply | None, float]] = deque()
         self._running: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
@@ -63,7 +72,8 @@ class Service:
             await self.drain()
 
     def cancel(self) -> None:
-        """Interrupt what runs: its answers can go nowhere."""
+        """Drop what waits and interrupt what runs: its answers can go nowhere."""
+        self._backlog.clear()
         for task in self._running:
             task.cancel()
 
@@ -79,12 +89,26 @@ class Service:
     @property
     def places(self) -> int:
         """How many more may be taken at once."""
-        return self._free._value
+        return self._free.value
+
+    def take(self, message: Message, reply: Reply | None) -> None:
+        """Answer a request as soon as there is a place: for a broker that does not wait for one."""
+        if len(self._backlog) >= _MAX_BACKLOG:
+            self.dropped += 1
+            return
+        self._backlog.append((message, reply, asyncio.get_running_loop().time()))
+        self._take_next()
+
+    def _take_next(self) -> None:
+        if self._backlog and self._free.value:
+            self._free.acquire_nowait()
+            message, reply, since = self._backlog.popleft()
+            self.handle(message, reply, waited=asyncio.get_running_loop().time() - since)
 
     def handle(
         self,
         message: Message,
-        reply: Callable[[Message], Awaitable[object]] | None,
+        reply: Reply | None,
         acknowledge: Callable[[], Awaitable[object]] = _nothing,
         waited: float = 0.0,
     ) -> None:
@@ -99,22 +123,21 @@ class Service:
         loop = asyncio.get_running_loop()
         left = time_left(message)
         until = None if left is None else loop.time() + left - waited
-        task = loop.create_task(
-            self._answer(message, reply, acknowledge, until), context=Context()
-        )
+        task = loop.create_task(self._answer(message, reply, acknowledge, until), context=Context())
         self._running.add(task)
         task.add_done_callback(self._done)
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)
         self._free.release()
+        self._take_next()
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.warning("an answer of %r could not be sent: %s", self, type(error).__name__)
 
     async def _answer(
         self,
         message: Message,
-        reply: Callable[[Message], Awaitable[object]] | None,
+        reply: Reply | None,
         acknowledge: Callable[[], Awaitable[object]],
         until: float | None,
     ) -> None:

@@ -1,0 +1,372 @@
+"""NatsTransport: requests and replies over NATS, so that any NATS service can answer.
+
+A request is published with a reply subject, ``<prefix>.<replica>.<epoch>.<request id>~<left>``; one
+wildcard subscription takes all replies of a replica. ``left`` is how many milliseconds the request
+has left: there, and not in a header, since headers cost a responder in Python half as much again.
+
+Delivery is at most once, as NATS promises: a reply that is sent while its replica reconnects is
+lost, unless its sender asks to be told.
+
+Errors are those of NATS's service API (ADR-32 of its architecture): the headers
+``Nats-Service-Error`` and ``Nats-Service-Error-Code``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import ssl as tls
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from typing import Any, ClassVar
+from urllib.parse import SplitResult
+
+import nats.errors
+from nats.aio.client import Client
+from typing_extensions import TypeVar
+
+from ..checks import check_instance
+from .base import Outgoing, Transport
+from .message import TIMEOUT_HEADER, Message
+from .serving import Service
+
+__all__ = ["NatsTransport"]
+
+V = TypeVar("V", default=Message)
+
+_log = logging.getLogger("correlator")
+
+_SUBJECT = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*")
+_TOKENS = re.compile(r"[^.]+(?:\.[^.]+)*")
+_CONTENT_TYPE = "Content-Type"
+_LEFT = "~"  # before the milliseconds that a request has left, in its reply subject
+_TURN = 100  # messages taken in one turn of the loop: a flood holds up nobody else
+_FORWARDED = "+"  # begins what stands for an id in the address of a forwarded reply; no id has it
+_PING = 5  # seconds; two without an answer, and the connection counts as lost
+_AGAIN = 0.25  # seconds between attempts to connect
+
+Take = Callable[[str, str, bytes, bytes | None], None]
+
+
+class _Client(Client):
+    """nats-py's client, with a way past its queues.
+
+    It gives each message to a queue and each queue to a task, and looks at each subject published
+    anew. For replies, which only have to be looked up, that is more than all the rest of the work;
+    so what is subscribed here is handed over as it comes off the wire, and what is sent goes to its
+    buffer as one piece. These are inner names of nats-py (2.16): a test holds that they are there.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.takers: dict[int, Take] = {}
+        self._taken = 0
+
+    async def _process_msg(
+        self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes | None
+    ) -> None:
+        take = self.takers.get(sid)
+        if take is None:
+            await super()._process_msg(sid, subject, reply, data, headers)  # type: ignore[arg-type]
+            return
+        take(subject.decode(), reply.decode(), data, headers)
+        self._taken += 1
+        if self._taken % _TURN == 0:
+            await asyncio.sleep(0)
+
+    async def send(self, commands: list[bytes]) -> None:
+        """Send protocol commands, as one write."""
+        await self._send_command(b"".join(commands))
+        await self._flush_pending()
+
+    async def ping(self) -> asyncio.Future[bool]:
+        """Return a future that is done when the server has seen all that was sent so far.
+
+        `Client.flush` would overtake what is still in the buffer, since it writes its PING past it.
+        Do not cancel the future: the client's reader dies of that.
+        """
+        pong = asyncio.get_running_loop().create_future()
+        self._pongs.append(pong)
+        await self.send([b"PING\r\n"])
+        return pong
+
+    async def sync(self, timeout: float = _PING) -> None:
+        """Wait until the server has seen all that was sent so far. Raises TimeoutError."""
+        done, _ = await asyncio.wait([await self.ping()], timeout=timeout)
+        if not done:
+            raise TimeoutError(f"NATS gave no answer in {timeout} s")
+
+    async def take(self, subject: str, queue: str, take: Take) -> Callable[[], Any]:
+        """Subscribe, and be sure of it. Returns what ends it."""
+        subscription = await self.subscribe(subject, queue)
+        self.takers[subscription._id] = take
+        await self.sync()
+
+        async def end() -> None:
+            with suppress(nats.errors.Error, OSError, TimeoutError):  # gone, and all with it
+                await subscription.unsubscribe()
+                await self.sync(1)
+            self.takers.pop(subscription._id, None)
+
+        return end
+
+
+class NatsTransport(Transport[V]):
+    """A link to NATS. See `connect` for the other arguments.
+
+    Args:
+        prefix: begins the reply subjects: ``<prefix>.<replica>.<epoch>.<request id>``. Let each
+            replica's user subscribe to its own only: ``<prefix>.<replica>.>``.
+        group: the queue group in which `serve` shares requests.
+        ssl: for ``tls:``, a context of one's own, with a private certificate authority for example.
+        client_options: go to ``nats.connect``: ``user_credentials``, ``nkeys_seed``, ``token``, ...
+    """
+
+    error_header = "Nats-Service-Error"
+    error_code_header = "Nats-Service-Error-Code"
+    schemes: ClassVar = ("nats", "tls")
+
+    def __init__(
+        self,
+        url: SplitResult,
+        correlator: Any,
+        *,
+        prefix: str = "_INBOX",
+        group: str = "workers",
+        ssl: tls.SSLContext | None = None,
+        client_options: dict[str, Any] | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(correlator, **options)
+        for name, value in (("prefix", prefix), ("group", group)):
+            check_instance(name, value, str)
+            if _SUBJECT.fullmatch(value) is None:
+                raise ValueError(
+                    f"{name} must be words of A-Z a-z 0-9 _ -, with dots, not {value!r}"
+                )
+        if ssl is not None:
+            check_instance("ssl", ssl, tls.SSLContext)
+        self._url = url
+        self._prefix = prefix
+        self._queue = group
+        self._options = {} if client_options is None else dict(client_options)
+        if ssl is not None:
+            self._options["tls"] = ssl
+        self._address = self._address_of(self.owner)
+        self._nats = _Client()
+        self._forwards: dict[str, Outgoing] = {}
+        self._forward_number = 0
+        self._serving: set[Callable[[_Client], Any]] = set()
+
+    def _check_name(self, destination: str) -> None:
+        if _TOKENS.fullmatch(destination) is None:
+            raise ValueError(
+                f"destination must have no empty part between its dots for NATS, "
+                f"not {destination!r}"
+            )
+
+    def _address_of(self, owner: str) -> str:
+        replica, _, epoch = owner.partition("-")
+        return f"{self._prefix}.{replica}.{epoch}" if epoch else f"{self._prefix}.{owner}"
+
+    # -- the connection ------------------------------------------------------------------------
+
+    async def _open(self) -> None:
+        try:
+            await self._dial()
+        except (OSError, nats.errors.Error, TimeoutError) as error:
+            # Without the client's own error, which may hold the URL.
+            raise ConnectionError(
+                f"could not connect to NATS at {self._url.hostname}: {type(error).__name__}"
+            ) from None
+
+    async def _dial(self) -> None:
+        client = self._nats = _Client()
+        await client.connect(
+            self._url.geturl(),
+            error_cb=self._on_error,
+            disconnected_cb=self._on_disconnected,
+            reconnected_cb=partial(self._on_reconnected, client),
+            closed_cb=partial(self._on_closed, client),
+            name=f"correlator {self.replica}",
+            ping_interval=_PING,
+            max_outstanding_pings=2,
+            reconnect_time_wait=_AGAIN,  # type: ignore[arg-type]  # it sleeps so long
+            max_reconnect_attempts=1,
+            **self._options,
+        )
+        # At first it is to fail; once it has been there, never to give up.
+        client.options["max_reconnect_attempts"] = -1
+        self._unsubscribe = await client.take(f"{self._address}.*", "", self._take_reply)
+        for serve in self._serving:
+            await serve(client)
+        self._connected()
+
+    async def _shut(self) -> None:
+        self._fail_forwards()
+        with suppress(nats.errors.Error, OSError, TimeoutError):
+            async with asyncio.timeout(1):
+                if self._was_ready:
+                    await self._unsubscribe()
+                await self._nats.close()
+
+    async def _on_error(self, error: Exception) -> None:
+        _log.warning("%r: %s", self, type(error).__name__)
+
+    async def _on_disconnected(self) -> None:
+        self._disconnected()
+        self._fail_forwards()
+
+    async def _on_reconnected(self, client: _Client) -> None:
+        """The client has subscribed anew by now; once the server has seen that, go on."""
+        with suppress(nats.errors.Error, OSError, TimeoutError):
+            await client.sync()
+            self._connected()
+
+    async def _on_closed(self, client: _Client) -> None:
+        """The client gave up, as it does on some errors of the server. We do not."""
+        if self._state == "open" and client is self._nats and self._was_ready:
+            self._disconnected()
+            self._fail_forwards()
+            self._start(self._dial_again(), "reconnect")
+
+    async def _dial_again(self) -> None:
+        while True:
+            await asyncio.sleep(_AGAIN)
+            try:
+                await self._dial()
+            except (OSError, nats.errors.Error, TimeoutError) as error:
+                _log.warning("%r could not connect: %s", self, type(error).__name__)
+            else:
+                return
+
+    # -- sending -------------------------------------------------------------------------------
+
+    async def _write(self, batch: list[Outgoing]) -> None:
+        now = asyncio.get_running_loop().time()
+        largest = self._nats.max_payload
+        commands: list[bytes] = []
+        forwards: list[str] = []
+        for out in batch:
+            if len(out.message.body) > largest:
+                self._unsent(out, nats.errors.MaxPayloadError())
+            elif out.deadline is not None:
+                reply = f"{self._address}.{out.request_id}{_LEFT}{out.left_ms(now)}"
+                commands.append(_publish(out.address, reply, out.message))
+            elif out.sent is None:
+                commands.append(_publish(out.address, "", out.message))
+            else:
+                # With a reply subject, so that the server tells if nobody is there.
+                self._forward_number += 1
+                number = f"{_FORWARDED}{self._forward_number}"
+                self._forwards[number] = out
+                forwards.append(number)
+                subject = f"{out.address}.{out.request_id}"
+                commands.append(_publish(subject, f"{self._address}.{number}", out.message))
+        if not commands:
+            return
+        await self._nats.send(commands)
+        if forwards:
+            # The server says that nobody is there before it answers this.
+            pong = await self._nats.ping()
+            pong.add_done_callback(partial(self._forwarded_to_somebody, forwards))
+
+    def _forwarded_to_somebody(self, forwards: list[str], _pong: object) -> None:
+        for number in forwards:
+            self._end_forward(number, reached=True)
+
+    def _end_forward(self, number: str, *, reached: bool) -> None:
+        out = self._forwards.pop(number, None)
+        if out is not None and out.sent is not None and not out.sent.done():
+            out.sent.set_result(reached)
+
+    def _fail_forwards(self) -> None:
+        forwards, self._forwards = self._forwards, {}
+        for out in forwards.values():
+            self._unsent(out, ConnectionError("the connection was lost"))
+
+    # -- taking --------------------------------------------------------------------------------
+
+    def _take_reply(self, subject: str, _reply: str, data: bytes, headers: bytes | None) -> None:
+        """Settle what a message is for. Never raises: this runs in the client's reader."""
+        try:
+            request_id, _, _left = subject[len(self._address) + 1 :].partition(_LEFT)
+            if headers is None:
+                self._received_reply(request_id, Message(data))
+            elif not headers.startswith(b"NATS/1.0 503"):
+                self._received_reply(request_id, _message(data, headers))
+            elif request_id.startswith(_FORWARDED):
+                self._end_forward(request_id, reached=False)
+            else:
+                self._no_responder(request_id)
+        except Exception as error:
+            self._received_nonsense(error)
+
+    @asynccontextmanager
+    async def _serve(self, destination: str, service: Service) -> AsyncIterator[None]:
+        def take(_subject: str, reply: str, data: bytes, headers: bytes | None) -> None:
+            try:
+                message = Message(data) if headers is None else _message(data, headers)
+            except ValueError as error:
+                self._received_nonsense(error)
+                return
+            _, mark, left = reply.rpartition(_LEFT)
+            if mark:  # where all brokers have it
+                headers_too = {TIMEOUT_HEADER: left, **message.headers}
+                message = Message(message.body, headers_too, message.content_type)
+            service.take(message, partial(self._answer, reply) if reply else None)
+
+        end: Callable[[], Any]
+
+        async def serve(client: _Client) -> None:
+            nonlocal end
+            end = await client.take(destination, self._queue, take)
+
+        await serve(self._nats)
+        self._serving.add(serve)
+        try:
+            yield
+        finally:
+            self._serving.discard(serve)
+            await end()
+            await service.drain()
+            with suppress(nats.errors.Error, OSError, TimeoutError):
+                await self._nats.sync(1)  # the last answers are out
+
+    async def _answer(self, subject: str, message: Message) -> None:
+        self._put(Outgoing(subject, "", message))
+
+
+def _publish(subject: str, reply: str, message: Message) -> bytes:
+    """Return the command that publishes a message."""
+    body = message.body
+    to = f"{subject} {reply}" if reply else subject
+    lines = f"{_CONTENT_TYPE}: {message.content_type}\r\n" if message.content_type else ""
+    for name, value in message.headers.items():
+        lines += f"{name}: {value}\r\n"
+    if not lines:
+        return b"PUB %b %d\r\n%b\r\n" % (to.encode(), len(body), body)
+    head = f"NATS/1.0\r\n{lines}\r\n".encode()
+    size = len(head)
+    return b"HPUB %b %d %d\r\n%b%b\r\n" % (to.encode(), size, size + len(body), head, body)
+
+
+def _message(data: bytes, headers: bytes) -> Message:
+    """Return a message with headers. Raises ValueError where they are none."""
+    first, *lines = headers.decode().split("\r\n")
+    if not first.startswith("NATS/1.0"):
+        raise ValueError("its headers do not begin as NATS's do")
+    parsed: dict[str, str] = {}
+    content_type = ""
+    for line in lines:
+        if line:
+            name, colon, value = line.partition(":")
+            if not colon:
+                raise ValueError("a header line has no colon")
+            if name == _CONTENT_TYPE:
+                content_type = value.strip()
+            else:
+                parsed[name] = value.strip()
+    return Message(data, parsed, content_type)

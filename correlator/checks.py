@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from .errors import shown
@@ -12,8 +13,11 @@ __all__ = [
     "check_callable",
     "check_error",
     "check_instance",
+    "check_owner",
     "check_seconds",
 ]
+
+_OWNER = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 MAX_SECONDS = 1e9  # about 31 years: nobody means a deadline beyond it, and clocks lose their grain
 
@@ -73,3 +77,19 @@ def check_error(name: str, value: Any) -> Exception:
             f"not {type(value).__name__}"
         )
     return value
+
+
+def check_owner(owner: Any) -> str:
+    """Return `owner`, which is 1 to 64 characters out of ``A-Z a-z 0-9 _ -``.
+
+    Raises:
+        TypeError: it is no string.
+        ValueError: there is something else in it.
+    """
+    if not isinstance(owner, str):
+        raise TypeError(f"owner must be a string, not {owner!r:.100}")
+    if _OWNER.fullmatch(owner) is None:
+        raise ValueError(
+            f"owner must be 1 to 64 characters out of A-Z a-z 0-9 _ -, not {owner!r:.300}"
+        )
+    return owner

@@ -1,17 +1,25 @@
 """The web hooks: correlation for aiohttp's server and client, and replies by callback."""
 
 from .bodies import BodyTooLarge, read_bounded
-from .callbacks import CallbackClient, CallbackReply, callback_middleware, callback_route
+from .callbacks import (
+    CallbackClient,
+    CallbackReply,
+    ReplyRouter,
+    callback_middleware,
+    callback_route,
+)
 from .client import propagation_middleware
 from .problems import error_response, problem_response
 from .server import correlation_middleware, get_correlator, setup
-from .tokens import CallbackTokens
+from .tokens import CallbackTokens, VerifiedToken
 
 __all__ = [
     "BodyTooLarge",
     "CallbackClient",
     "CallbackReply",
     "CallbackTokens",
+    "ReplyRouter",
+    "VerifiedToken",
     "callback_middleware",
     "callback_route",
     "correlation_middleware",

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 
 import aiohttp
 from aiohttp import (
@@ -22,10 +22,10 @@ from multidict import CIMultiDictProxy
 from typing_extensions import Unpack
 from yarl import URL
 
-from ..checks import MAX_SECONDS, check_bound, check_instance, check_seconds
+from ..checks import MAX_SECONDS, check_bound, check_instance, check_owner, check_seconds
 from ..context import current_pending
 from ..core import Correlator
-from ..errors import CorrelationError, RequestRejected
+from ..errors import CorrelationError, CorrelatorClosed, RequestRejected
 from ..pending import Disposition
 from .bodies import BodyTooLarge, answer_expect, read_bounded
 from .client import HeaderGuard
@@ -36,7 +36,13 @@ from .tokens import CallbackTokens
 if TYPE_CHECKING:
     from standardwebhooks import Webhook
 
-__all__ = ["CallbackClient", "CallbackReply", "callback_middleware", "callback_route"]
+__all__ = [
+    "CallbackClient",
+    "CallbackReply",
+    "ReplyRouter",
+    "callback_middleware",
+    "callback_route",
+]
 
 _MAX_BODY = 1024 * 1024
 _GRACE = 60.0  # seconds that a token outlives its request, so that a late reply is told it is late
@@ -59,12 +65,33 @@ class CallbackReply:
     body: bytes = field(repr=False)
 
 
+class ReplyRouter(Protocol):
+    """Takes callbacks to where they belong, where a service has several replicas.
+
+    `correlator.transports.routing.CallbackRouter` is one.
+
+    Attributes:
+        owner: this replica's name; callbacks for it are not routed.
+    """
+
+    owner: str
+
+    async def route(self, owner: str, request_id: str, reply: CallbackReply) -> bool:
+        """Take a reply to its owner, or keep it; tell whether either was done.
+
+        Raises:
+            ConnectionError: it could not be told, and may be tried again.
+        """
+        ...
+
+
 def callback_middleware(
     callback_url: str | URL,
     tokens: CallbackTokens,
     *,
     header: str = CALLBACK_HEADER,
     grace: float = _GRACE,
+    owner: str | None = None,
 ) -> ClientMiddlewareType:
     """Return a client middleware that tells the upstream where to call back.
 
@@ -78,6 +105,7 @@ def callback_middleware(
         tokens: makes the tokens.
         header: where the URL goes.
         grace: seconds a token outlives its pending, so that a late reply is told that it is late.
+        owner: this replica's name, which the tokens carry, where there are several.
 
     Raises:
         TypeError, ValueError: an argument is no good.
@@ -85,6 +113,8 @@ def callback_middleware(
     check_instance("tokens", tokens, CallbackTokens)
     check_header("header", header)
     check_seconds("grace", grace)
+    if owner is not None:
+        check_owner(owner)
     template = _template(callback_url)
 
     async def middleware(request: ClientRequest, handler: ClientHandlerType) -> ClientResponse:
@@ -93,7 +123,7 @@ def callback_middleware(
             return await handler(request)
         left = max(0.0, pending.deadline - asyncio.get_running_loop().time())
         ttl = min(left + grace, MAX_SECONDS)
-        token = tokens.issue(pending.request_id, ttl)
+        token = tokens.issue(pending.request_id, ttl, owner)
         url = template.replace("{token}", token)
         at_home = _guard.put(request, {header: url})
         response = await handler(request)
@@ -151,6 +181,7 @@ class CallbackClient:
         tokens: makes the tokens; the ones that `callback_route` was given.
         header: where the callback's URL goes.
         max_body: bytes an answer that comes at once may have, after decompression.
+        owner: this replica's name, which the tokens carry, where there are several.
 
     Raises:
         TypeError, ValueError: an argument is no good.
@@ -165,19 +196,21 @@ class CallbackClient:
         tokens: CallbackTokens,
         header: str = CALLBACK_HEADER,
         max_body: int = _MAX_BODY,
+        owner: str | None = None,
     ) -> None:
         check_instance("session", session, ClientSession)
         check_instance("correlator", correlator, Correlator)
         self._session = session
         self._correlator = correlator
         self._max_body = check_bound("max_body", max_body)
-        self._middleware = callback_middleware(callback_url, tokens, header=header)
+        self._middleware = callback_middleware(callback_url, tokens, header=header, owner=owner)
 
     async def request(
         self,
         method: str,
         url: str | URL,
         *,
+        request_id: str | None = None,
         timeout: float | None = None,
         context: Any = None,
         **options: Unpack[RequestOptions],
@@ -187,6 +220,8 @@ class CallbackClient:
         Args:
             method: the HTTP method.
             url: where to send it.
+            request_id: the id that pairs it with its callback; by default a fresh one. Never one
+                that came from outside.
             timeout: seconds for all of it; by default the correlator's.
             context: comes back as `Pending.context`.
             **options: as for `aiohttp.ClientSession.request`.
@@ -233,7 +268,9 @@ class CallbackClient:
                 self._correlator.reject(request_id, rejected)
             del rejected  # on Python 3.12 and later an error of aiohttp's may hold this frame
 
-        return await self._correlator.correlate(send=send, timeout=timeout, context=context)
+        return await self._correlator.correlate(
+            request_id, send=send, timeout=timeout, context=context
+        )
 
 
 def callback_route(
@@ -244,6 +281,7 @@ def callback_route(
     webhook: Webhook | Sequence[Webhook] | None = None,
     max_body: int = _MAX_BODY,
     body_timeout: float = 10.0,
+    router: ReplyRouter | None = None,
 ) -> web.RouteDef:
     """Return the route where callbacks arrive: ``app.add_routes([callback_route(...)])``.
 
@@ -260,6 +298,8 @@ def callback_route(
             these keys (https://www.standardwebhooks.com), at most five minutes old.
         max_body: bytes a body may have, after decompression.
         body_timeout: seconds a body may take to arrive; then the answer is 408.
+        router: takes callbacks to other replicas, where there are several. Those that it has taken
+            there, or keeps, are answered 204; if it cannot tell, the answer is 503.
 
     Raises:
         ValueError: `path` has no ``{token}``, `webhook` is empty, or a number is out of range.
@@ -285,9 +325,10 @@ def callback_route(
                 )
 
     async def handler(request: web.Request) -> web.StreamResponse:
-        request_id = tokens.verify(request.match_info["token"])
-        if request_id is None:
+        verified = tokens.verify(request.match_info["token"])
+        if verified is None:
             return _not_found()
+        request_id, owner = verified
         try:
             body = await read_bounded(request.content, max_body, body_timeout)
         except TimeoutError:
@@ -299,6 +340,8 @@ def callback_route(
         if webhooks and not any(_signed(each, body, request.headers) for each in webhooks):
             return problem_response(401, "The body's signature is missing or wrong.")
         reply = CallbackReply(200, request.headers, body)
+        if owner is not None and (router is None or owner != router.owner):
+            return await _route(router, owner, request_id, reply)
         disposition = correlator.resolve(request_id, reply)
         if disposition in (Disposition.MATCHED, Disposition.DUPLICATE):
             return web.Response(status=204)
@@ -307,6 +350,19 @@ def callback_route(
         return _not_found()
 
     return web.post(path, handler, expect_handler=answer_expect)
+
+
+async def _route(
+    router: ReplyRouter | None, owner: str, request_id: str, reply: CallbackReply
+) -> web.Response:
+    """Answer a callback for another replica."""
+    if router is None:
+        return _not_found()
+    try:
+        taken = await router.route(owner, request_id, reply)
+    except (ConnectionError, CorrelatorClosed):
+        return problem_response(503, "The reply cannot be forwarded now. Try again.")
+    return web.Response(status=204) if taken else _not_found()
 
 
 def _not_found() -> web.Response:

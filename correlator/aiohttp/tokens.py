@@ -1,7 +1,8 @@
 """CallbackTokens: signed, expiring names for pendings, to be put into callback URLs.
 
-A token is ``v1.<id>.<expiry>.<mac>``: the id in base64url, the expiry in whole seconds since the
-epoch, and an HMAC-SHA256 (RFC 2104) over all that stands before it, in base64url too.
+A token is ``v1.<owner>.<id>.<expiry>.<mac>``: the owner, which is empty where there is but one
+replica; the id in base64url; the expiry in whole seconds since the epoch; and an HMAC-SHA256
+(RFC 2104) over all that stands before it, in base64url too.
 """
 
 from __future__ import annotations
@@ -14,17 +15,31 @@ import re
 import time
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
-from ..checks import check_callable, check_seconds
+from ..checks import check_callable, check_owner, check_seconds
 
-__all__ = ["CallbackTokens"]
+__all__ = ["CallbackTokens", "VerifiedToken"]
 
 _VERSION = "v1"
 _MIN_KEY = 16  # bytes; RFC 2104 asks for as many as the hash has, and takes 16 as the least
 _MAX_ID = 512  # characters of an encoded id
 _TOKEN = re.compile(
-    rf"(v1\.([A-Za-z0-9_-]{{1,{_MAX_ID}}})\.([0-9]{{1,12}}))\.([A-Za-z0-9_-]{{43}})"
+    r"(v1\.([A-Za-z0-9_-]{0,64})"
+    rf"\.([A-Za-z0-9_-]{{1,{_MAX_ID}}})\.([0-9]{{1,12}}))\.([A-Za-z0-9_-]{{43}})"
 )
+
+
+class VerifiedToken(NamedTuple):
+    """What a token says that is ours and has not expired.
+
+    Attributes:
+        request_id: the id of the pending.
+        owner: the replica that holds it, or None where the token names none.
+    """
+
+    request_id: str
+    owner: str | None
 
 
 class CallbackTokens:
@@ -57,24 +72,32 @@ class CallbackTokens:
         ]
         self._clock = clock
 
-    def issue(self, request_id: str, ttl: float) -> str:
+    def issue(self, request_id: str, ttl: float, owner: str | None = None) -> str:
         """Return a token for `request_id` that is good for `ttl` seconds.
 
+        Args:
+            request_id: the id of a pending.
+            ttl: seconds until the token expires.
+            owner: the replica that holds the pending, if there are several: `Transport.owner`.
+
         Raises:
-            TypeError: `request_id` is not a string.
-            ValueError: it is too long (384 bytes in UTF-8), or `ttl` out of range.
+            TypeError: `request_id` or `owner` is not a string.
+            ValueError: `request_id` is too long (384 bytes in UTF-8), `ttl` is out of range, or
+                `owner` has other than 1 to 64 characters out of ``A-Z a-z 0-9 _ -``.
         """
+        if owner is not None:
+            check_owner(owner)
         if not isinstance(request_id, str):
             raise TypeError(f"request_id must be a string to go into a token, not {request_id!r}")
         check_seconds("ttl", ttl)
         encoded = _base64url(request_id.encode())
         if not 1 <= len(encoded) <= _MAX_ID:
             raise ValueError(f"request_id must have 1 to 384 bytes, not {len(request_id.encode())}")
-        signed = f"{_VERSION}.{encoded}.{math.ceil(self._clock() + ttl)}"
+        signed = f"{_VERSION}.{owner or ''}.{encoded}.{math.ceil(self._clock() + ttl)}"
         return f"{signed}.{_sign(self._macs[0], signed)}"
 
-    def verify(self, token: str) -> str | None:
-        """Return the id of a token that is ours and has not expired, else None.
+    def verify(self, token: str) -> VerifiedToken | None:
+        """Return what a token says that is ours and has not expired, else None.
 
         Takes the same time for every token of the right form, whatever is wrong with it.
 
@@ -86,16 +109,17 @@ class CallbackTokens:
         form = _TOKEN.fullmatch(token)
         if form is None:
             return None
-        signed, encoded, expiry, mac = form.groups()
+        signed, owner, encoded, expiry, mac = form.groups()
         # The text of the MAC is compared, not its bytes: two texts can decode to the same bytes.
         # And with every key, so that the time does not tell which one it was.
         good = [hmac.compare_digest(_sign(each, signed), mac) for each in self._macs]
         if not any(good) or int(expiry) <= self._clock():
             return None
         try:
-            return urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4)).decode()
+            request_id = urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4)).decode()
         except (binascii.Error, UnicodeDecodeError):  # signed by our key, but not by `issue`
             return None
+        return VerifiedToken(request_id, owner or None)
 
     def __repr__(self) -> str:
         return f"<CallbackTokens with {len(self._macs)} keys>"

@@ -25,7 +25,7 @@ from typing import Any, ClassVar, Final, Generic, Literal, Self
 
 from typing_extensions import TypeVar
 
-from ..checks import check_bound, check_callable, check_instance
+from ..checks import check_bound, check_callable, check_instance, check_owner
 from ..context import current_request_id
 from ..core import Correlator
 from ..errors import CorrelatorClosed, NoResponder, RequestRejected, shown
@@ -37,7 +37,6 @@ from .message import (
     Message,
     check_destination,
     check_headers,
-    check_owner,
 )
 from .serving import Handler, Service
 

@@ -16,7 +16,6 @@ __all__ = [
     "Message",
     "check_destination",
     "check_headers",
-    "check_owner",
 ]
 
 TIMEOUT_HEADER: Final = "Correlator-Timeout-Ms"
@@ -31,7 +30,6 @@ ERROR_CODE_HEADER: Final = "Correlator-Error-Code"
 _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 _DESTINATION = re.compile(r"[A-Za-z0-9._:/-]{1,255}")
-_OWNER = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,255}")  # a token of RFC 9110
 _HEADER_VALUE = re.compile(r"[\x20-\x7e\x80-\U0010ffff]*")  # no line break, no NUL, no control
 
@@ -67,22 +65,6 @@ def check_destination(destination: Any) -> str:
             f"not {destination!r:.300}"
         )
     return destination
-
-
-def check_owner(owner: Any) -> str:
-    """Return `owner`, which is 1 to 64 characters out of ``A-Z a-z 0-9 _ -``.
-
-    Raises:
-        TypeError: it is no string.
-        ValueError: there is something else in it.
-    """
-    if not isinstance(owner, str):
-        raise TypeError(f"owner must be a string, not {owner!r:.100}")
-    if _OWNER.fullmatch(owner) is None:
-        raise ValueError(
-            f"owner must be 1 to 64 characters out of A-Z a-z 0-9 _ -, not {owner!r:.300}"
-        )
-    return owner
 
 
 def check_headers(headers: Any) -> Mapping[str, str]:

@@ -81,7 +81,7 @@ async def test_many_bombs_at_once_take_no_more_than_their_bounds(gateway):
 
 async def test_a_bomb_for_a_token_that_is_none_is_not_even_unpacked(gateway):
     with Memory() as memory:
-        url = gateway.served.url("/callbacks/v1.x.1.y")
+        url = gateway.served.url("/callbacks/v1..x.1.y")
         async with gateway.session.post(url, **packed(bomb("gzip"), "gzip")) as answer:
             assert answer.status == 404
     assert memory.risen < MAX_MEMORY

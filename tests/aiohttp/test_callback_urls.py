@@ -52,9 +52,9 @@ async def test_the_token_in_the_url_is_for_the_pending_and_good_for_a_minute_lon
         url, _, token = gateway.upstream.seen[0].headers[URL_HEADER].rpartition("/")
         assert url == str(gateway.served.url("/callbacks"))
         [pending] = gateway.correlator.pending()
-        assert tokens.verify(token) == pending.request_id
+        assert tokens.verify(token) == (pending.request_id, None)
         now += 64.0
-        assert tokens.verify(token) == pending.request_id
+        assert tokens.verify(token) == (pending.request_id, None)
         now += 2.0
         assert tokens.verify(token) is None
         call.cancel()
@@ -87,7 +87,7 @@ async def test_the_token_goes_where_the_url_says(callback_url, expected, correla
     start, end = expected.split("T")
     assert url.startswith(start)
     assert url.endswith(end)
-    assert tokens.verify(url[len(start) : len(url) - len(end)]) == pending.request_id
+    assert tokens.verify(url[len(start) : len(url) - len(end)]) == (pending.request_id, None)
 
 
 async def test_outside_of_a_pending_nothing_is_added(gateway):

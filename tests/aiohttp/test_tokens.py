@@ -43,9 +43,11 @@ def _mac(key: bytes, text: str) -> str:
     return base64.urlsafe_b64encode(digest).decode().rstrip("=")
 
 
-def _signed(encoded: str, expiry: object, *, version: str = "v1", key: bytes = KEY) -> str:
+def _signed(
+    encoded: str, expiry: object, *, version: str = "v1", owner: str = "", key: bytes = KEY
+) -> str:
     """A token as somebody who has the key could make it."""
-    text = f"{version}.{encoded}.{expiry}"
+    text = f"{version}.{owner}.{encoded}.{expiry}"
     return f"{text}.{_mac(key, text)}"
 
 
@@ -66,11 +68,11 @@ def test_any_text_of_up_to_384_bytes_comes_back_out_of_its_token(request_id):
     tokens = CallbackTokens([KEY])
     token = tokens.issue(request_id, 10.0)
     assert set(token) <= set(ALPHABET + "."), "it goes into a URL as it is"
-    assert tokens.verify(token) == request_id
+    assert tokens.verify(token).request_id == request_id
 
 
 def test_an_id_of_384_bytes_fits_and_one_more_does_not(tokens):
-    assert tokens.verify(tokens.issue("x" * 384, 1.0)) == "x" * 384
+    assert tokens.verify(tokens.issue("x" * 384, 1.0)).request_id == "x" * 384
     with pytest.raises(ValueError, match="1 to 384 bytes, not 385"):
         tokens.issue("x" * 385, 1.0)
     with pytest.raises(ValueError, match="1 to 384 bytes, not 0"):
@@ -97,13 +99,43 @@ def test_a_time_to_live_out_of_range_is_refused(tokens, ttl):
 def test_a_token_is_good_for_its_time_to_live_and_less_than_a_second_longer(tokens, clock):
     token = tokens.issue("id", 10.0)
     clock.now += 10.0
-    assert tokens.verify(token) == "id"
+    assert tokens.verify(token).request_id == "id"
     clock.now += 0.75
     assert tokens.verify(token) is None
 
 
 def test_the_same_id_at_the_same_time_gives_the_same_token(tokens):
     assert tokens.issue("id", 1.0) == tokens.issue("id", 1.0)
+
+
+# -- owners --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("owner", ["a", "replica-0123abcd", "A_z-9" * 12 + "abcd"])
+def test_the_owner_comes_back_out_of_its_token(tokens, owner):
+    assert tokens.verify(tokens.issue("id", 9.0, owner)) == ("id", owner)
+    assert tokens.verify(tokens.issue("id", 9.0)) == ("id", None)
+
+
+@pytest.mark.parametrize("owner", ["", "a.b", "a/b", "a*", "a b", "a\n", "x" * 65, "\u0661"])
+def test_an_owner_that_could_be_another_address_is_refused_and_not_signed(tokens, owner):
+    with pytest.raises(ValueError, match="owner"):
+        tokens.issue("id", 9.0, owner)
+    if owner:  # none at all is a token without one
+        assert tokens.verify(_signed("aWQ", 9_999_999_999, owner=owner)) is None
+
+
+@pytest.mark.parametrize("owner", [7, b"a", ("a",)])
+def test_an_owner_that_is_no_text_is_refused(tokens, owner):
+    with pytest.raises(TypeError, match="owner"):
+        tokens.issue("id", 9.0, owner)
+
+
+def test_a_token_of_one_owner_is_none_of_another(tokens):
+    one, other = tokens.issue("id", 60.0, "one"), tokens.issue("id", 60.0, "two")
+    assert tokens.verify(one.replace(".one.", ".two.")) is None
+    assert tokens.verify(one.replace(".one.", "..")) is None
+    assert tokens.verify(other) == ("id", "two")
 
 
 # -- keys ----------------------------------------------------------------------------------------
@@ -113,15 +145,15 @@ def test_the_newest_key_signs_and_older_ones_are_still_taken(clock):
     old = CallbackTokens([KEY], clock=clock)
     both = CallbackTokens([OTHER, KEY], clock=clock)
     new = CallbackTokens([OTHER], clock=clock)
-    assert both.verify(old.issue("id", 9.0)) == "id"
-    assert new.verify(both.issue("id", 9.0)) == "id"
+    assert both.verify(old.issue("id", 9.0)).request_id == "id"
+    assert new.verify(both.issue("id", 9.0)).request_id == "id"
     assert old.verify(both.issue("id", 9.0)) is None
     assert new.verify(old.issue("id", 9.0)) is None, "a key that was removed is taken no more"
 
 
 def test_a_key_may_be_text_or_bytes():
     token = CallbackTokens(["schl\u00fcssel, lang genug"]).issue("id", 9.0)
-    assert CallbackTokens(["schl\u00fcssel, lang genug".encode()]).verify(token) == "id"
+    assert CallbackTokens(["schl\u00fcssel, lang genug".encode()]).verify(token).request_id == "id"
 
 
 @pytest.mark.parametrize(
@@ -148,7 +180,7 @@ def test_a_change_to_the_list_of_keys_afterwards_changes_nothing(clock):
     keys = [KEY]
     tokens = CallbackTokens(keys, clock=clock)
     keys[0] = OTHER
-    assert CallbackTokens([KEY], clock=clock).verify(tokens.issue("id", 9.0)) == "id"
+    assert CallbackTokens([KEY], clock=clock).verify(tokens.issue("id", 9.0)).request_id == "id"
 
 
 def test_the_repr_shows_how_many_keys_there_are_and_none_of_them(tokens):
@@ -172,21 +204,21 @@ def test_a_token_cut_stretched_or_spliced_is_refused(data):
     start = data.draw(st.integers(0, len(token)))
     end = data.draw(st.integers(start, len(token)))
     changed = token[:start] + data.draw(st.text(max_size=4)) + token[end:]
-    assert tokens.verify(changed) == ("one id" if changed == token else None)
+    assert tokens.verify(changed) == (("one id", None) if changed == token else None)
 
 
 def test_parts_of_two_tokens_make_no_third(tokens):
     one, two = tokens.issue("one", 60.0).split("."), tokens.issue("two", 90.0).split(".")
-    for mask in range(1, 15):
-        mixed = [two[at] if mask >> at & 1 else one[at] for at in range(4)]
+    for mask in range(1, 31):
+        mixed = [two[at] if mask >> at & 1 else one[at] for at in range(5)]
         if mixed not in (one, two):
             assert tokens.verify(".".join(mixed)) is None
 
 
 @given(st.text())
 @example("")
-@example("v1...")
-@example("v1.aWQ.9999999999." + "A" * 43)
+@example("v1....")
+@example("v1..aWQ.9999999999." + "A" * 43)
 @example("\ud800")
 def test_no_text_is_a_token_by_chance_and_none_raises(text):
     assert CallbackTokens([KEY]).verify(text) is None
@@ -213,7 +245,7 @@ def test_no_text_is_a_token_by_chance_and_none_raises(text):
     ],
 )
 def test_another_form_is_refused_even_with_a_good_mac(tokens, encoded, expiry, version):
-    assert tokens.verify(_signed("aWQ", 9_999_999_999)) == "id"
+    assert tokens.verify(_signed("aWQ", 9_999_999_999)).request_id == "id"
     assert tokens.verify(_signed(encoded, expiry, version=version)) is None
 
 
@@ -240,7 +272,7 @@ def test_another_writing_of_the_same_mac_is_refused(tokens):
 def test_a_mac_of_the_same_key_for_another_purpose_is_refused(tokens):
     token = tokens.issue("id", 60.0)
     signed = token.rpartition(".")[0]
-    assert tokens.verify(token) == "id"
+    assert tokens.verify(token).request_id == "id"
     plain = base64.urlsafe_b64encode(hmac.digest(KEY, signed.encode(), hashlib.sha256))
     assert tokens.verify(f"{signed}.{plain.decode().rstrip('=')}") is None
 
@@ -248,7 +280,7 @@ def test_a_mac_of_the_same_key_for_another_purpose_is_refused(tokens):
 def test_of_a_million_random_tokens_none_is_good(tokens):
     # Every 43 characters that follow each other in a random text are a MAC of random bits.
     text = base64.urlsafe_b64encode(os.urandom(750_075)).decode()
-    start = f"v1.{_encoded(new_request_id())}.9999999999."
+    start = f"v1..{_encoded(new_request_id())}.9999999999."
     verify = tokens.verify
     good = [at for at in range(1_000_000) if verify(start + text[at : at + 43]) is not None]
     assert good == []

@@ -240,7 +240,7 @@ async def test_no_token_but_the_right_one_settles_a_job(scripted, upstream):
         for at, each in enumerate(token)
     ]
     forged += [token + "A", token[:-1], token.upper(), token + "=", token.replace("v1", "v2")]
-    forged += [token.rsplit(".", 1)[0], "v1...", f"{token}%00", f"%20{token}", f"{token}/"]
+    forged += [token.rsplit(".", 1)[0], "v1....", f"{token}%00", f"%20{token}", f"{token}/"]
     version, request_id, expiry, mac = token.split(".")
     forged += [f"{version}.{request_id}.{int(expiry) + 1}.{mac}", f"{version}.{mac}.{expiry}.{mac}"]
     for each in forged:

@@ -20,7 +20,7 @@ TEMPLATES = [
     job_request(b'{"order": 42}', b"X-Request-ID: fuzz"),
     job_request(b'{"order": 42}', b"Prefer: respond-async, wait=1"),
     job_request(b"", b"Transfer-Encoding: chunked", sized=False) + chunk(b'{"a": 1}') + chunk(b""),
-    job_request(b"{}", path=b"/callbacks/v1.YQ.9999999999." + b"A" * 43),
+    job_request(b"{}", path=b"/callbacks/v1..YQ.9999999999." + b"A" * 43),
     b"GET /v1/jobs/abcdefghijklmnopqrstuv HTTP/1.1\r\nHost: gateway\r\n\r\n",
     b"GET /stats HTTP/1.1\r\nHost: gateway\r\n\r\n",
 ]

@@ -81,7 +81,7 @@ async def echo(message):
 
 async def until(condition):
     async with asyncio.timeout(PATIENCE):
-        while not condition():
+        while not condition():  # noqa: ASYNC110  # what is waited for happens at a broker
             await asyncio.sleep(0.005)  # really: a broker's time cannot be moved
 
 
@@ -475,7 +475,7 @@ async def test_it_is_used_inside_its_block_and_once(url, name):
 
 # -- bad input -----------------------------------------------------------------------------------
 
-HOSTILE = ["", "*", ">", "a b", "a\r\nb", "a\n", "a\x00", "a>b", "x" * 256, "é", "a{b}", "a#", "a\u2028"]
+HOSTILE = ["", "*", ">", "a b", "a\r\nb", "a\n", "a\x00", "a>b", "x" * 256, "é", "a{b}", "a#"]
 
 
 @pytest.mark.parametrize("destination", HOSTILE)

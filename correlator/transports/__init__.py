@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from importlib import import_module
-from typing import Any, Literal, overload
+from typing import Any, Literal, NamedTuple, overload
 from urllib.parse import urlsplit
 
 from typing_extensions import TypeVar
@@ -12,23 +13,46 @@ from typing_extensions import TypeVar
 from ..core import Correlator
 from .base import Transport, TransportStats
 from .message import Message
+from .replies import MemoryReplyStore, ReplyStore
 from .serving import Handler
 
-__all__ = ["Handler", "Message", "Transport", "TransportStats", "connect"]
+__all__ = [
+    "Handler",
+    "MemoryReplyStore",
+    "Message",
+    "ReplyStore",
+    "Transport",
+    "TransportStats",
+    "connect",
+    "reply_store",
+]
 
 V = TypeVar("V", default=Message)
 
-# By scheme: the module, its class, and the extra that brings what it needs.
+
+class _Broker(NamedTuple):
+    """A kind of broker: the module and its class, the store's module, and the extra they need."""
+
+    module: str
+    transport: str
+    store: str
+    extra: str = ""
+
+
+_MEMORY = _Broker("memory", "MemoryTransport", "replies")
+_NATS = _Broker("nats", "NatsTransport", "nats_replies", "nats")
+_REDIS = _Broker("redis", "RedisTransport", "redis_replies", "redis")
+_AMQP = _Broker("amqp", "AmqpTransport", "replies", "amqp")
 _BROKERS = {
-    "memory": ("memory", "MemoryTransport", ""),
-    "nats": ("nats", "NatsTransport", "nats"),
-    "tls": ("nats", "NatsTransport", "nats"),
-    "redis": ("redis", "RedisTransport", "redis"),
-    "rediss": ("redis", "RedisTransport", "redis"),
-    "valkey": ("redis", "RedisTransport", "redis"),
-    "valkeys": ("redis", "RedisTransport", "redis"),
-    "amqp": ("amqp", "AmqpTransport", "amqp"),
-    "amqps": ("amqp", "AmqpTransport", "amqp"),
+    "memory": _MEMORY,
+    "nats": _NATS,
+    "tls": _NATS,
+    "redis": _REDIS,
+    "rediss": _REDIS,
+    "valkey": _REDIS,
+    "valkeys": _REDIS,
+    "amqp": _AMQP,
+    "amqps": _AMQP,
 }
 
 
@@ -84,21 +108,57 @@ def connect(
         TypeError: an argument is of the wrong type.
         ImportError: the broker's client is not installed. The message names the extra.
     """
-    if not isinstance(url, str):
-        raise TypeError(f"url must be a string, not {type(url).__name__}")
-    parts = urlsplit(url)
-    if parts.scheme not in _BROKERS:
-        raise ValueError(
-            f"url must begin with one of {', '.join(_BROKERS)} and a colon, not {parts.scheme!r}"
-        )
-    module, kind, extra = _BROKERS[parts.scheme]
-    try:
-        transport = getattr(import_module(f".{module}", __name__), kind)
-    except ModuleNotFoundError as error:
-        raise ImportError(
-            f"{parts.scheme}: needs the extra {extra!r}: pip install 'aiocorrelator[{extra}]'"
-        ) from error
+    broker = _broker_at(url)
+    transport = getattr(_load(broker.module, broker), broker.transport)
     made: Transport[Any] = transport(
-        parts, correlator, replica=replica, on_disconnect=on_disconnect, decode=decode, **options
+        urlsplit(url),
+        correlator,
+        replica=replica,
+        on_disconnect=on_disconnect,
+        decode=decode,
+        **options,
     )
     return made
+
+
+def reply_store(url: str) -> AbstractAsyncContextManager[ReplyStore]:
+    """Return the reply store that goes with a broker, to be used as an async context manager.
+
+    On NATS and on Redis or Valkey all replicas share it. RabbitMQ has nothing of the kind, so with
+    ``amqp:`` each replica keeps its own in memory, as with ``memory:``: give those another store.
+
+    Args:
+        url: as for `connect`.
+
+    Raises:
+        ValueError: the scheme is unknown.
+        TypeError: it is no string.
+        ImportError: the broker's client is not installed. The message names the extra.
+    """
+    broker = _broker_at(url)
+    opened: AbstractAsyncContextManager[ReplyStore] = _load(broker.store, broker).open_store(url)
+    return opened
+
+
+def _broker_at(url: Any) -> _Broker:
+    if not isinstance(url, str):
+        raise TypeError(f"url must be a string, not {type(url).__name__}")
+    scheme = urlsplit(url).scheme
+    if scheme not in _BROKERS:
+        # Only the scheme: there may be a password in the rest.
+        raise ValueError(
+            f"url must begin with one of {', '.join(_BROKERS)} and a colon, not {scheme!r}"
+        )
+    return _BROKERS[scheme]
+
+
+def _load(module: str, broker: _Broker) -> Any:
+    try:
+        return import_module(f".{module}", __name__)
+    except ModuleNotFoundError as error:
+        if not broker.extra or (error.name or "").startswith("correlator"):
+            raise
+        raise ImportError(
+            f"this broker needs the extra {broker.extra!r}: "
+            f"pip install 'aiocorrelator[{broker.extra}]'"
+        ) from error

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any, Protocol
 
 from ..checks import check_bound, check_instance, check_seconds
 from ..store import ExpiringStore
 from .message import Message, check_headers
 
-__all__ = ["MemoryReplyStore", "ReplyStore", "pack", "unpack"]
+__all__ = ["MemoryReplyStore", "ReplyStore", "open_store", "pack", "unpack"]
 
 
 class ReplyStore(Protocol):
@@ -75,6 +77,12 @@ class MemoryReplyStore:
 
     def __repr__(self) -> str:
         return f"<MemoryReplyStore with {len(self._replies)} replies>"
+
+
+@asynccontextmanager
+async def open_store(_url: str) -> AsyncIterator[ReplyStore]:
+    """Give a store of this process's own, for the length of a block."""
+    yield MemoryReplyStore()
 
 
 def check_reply(request_id: Any, reply: Any, ttl: Any) -> None:

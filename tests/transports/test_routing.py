@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 
 import pytest
 from aiohttp import ClientSession, web
 
-from correlator import Correlator
+from correlator import Correlator, new_request_id
 from correlator.aiohttp import CallbackReply, CallbackTokens, callback_route
-from correlator.transports import Message, connect
-from correlator.transports.replies import MemoryReplyStore, pack, unpack
+from correlator.transports import MemoryReplyStore, Message, connect, reply_store
+from correlator.transports.replies import pack, unpack
 from correlator.transports.routing import CallbackRouter, callback_reply
 
 from ..conftest import balanced
 
 KEY = b"sixteen bytes and more"
+
+
+def _unused_port():
+    with socket.create_server(("127.0.0.1", 0)) as nobody:
+        return nobody.getsockname()[1]
+
+
 BROKERS = ["memory", "nats", "valkey", "rabbitmq"]
 
 
@@ -155,6 +163,47 @@ async def test_after_the_link_is_closed_a_callback_is_told_to_come_again(url, st
 
 
 # -- keeping replies -----------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["memory", "nats", "valkey"])
+async def kept(request):
+    """Each kind of store, on its real server."""
+    if request.param == "memory":
+        url = "memory:"
+    elif request.param == "nats":
+        start = request.getfixturevalue("start_nats_server")
+        url = start(jetstream=True).url
+    else:
+        url = request.getfixturevalue("valkey_server").url
+    async with reply_store(url) as store:
+        yield store
+
+
+async def test_every_store_keeps_the_first_and_gives_it_as_it_was(kept):
+    reply = Message(b"\x00\xff first", {"A": "b"}, "text/plain")
+    request_id = new_request_id()
+    assert await kept.get(request_id) is None
+    assert await kept.put(request_id, reply, 60.0)
+    assert not await kept.put(request_id, Message(b"second"), 60.0)
+    assert await kept.get(request_id) == reply
+    assert "://" not in repr(kept)
+
+
+async def test_every_store_forgets_when_the_time_is_up(kept):
+    request_id = new_request_id()
+    assert await kept.put(request_id, Message(b"x"), 1.0)
+    async with asyncio.timeout(20):
+        while await kept.get(request_id) is not None:  # noqa: ASYNC110  # it is the server's doing
+            await asyncio.sleep(0.05)  # really: a server's time cannot be moved
+
+
+@pytest.mark.parametrize("port", [_unused_port()])
+@pytest.mark.parametrize("scheme", ["nats", "valkey"])
+async def test_a_store_that_is_not_there_is_a_connection_error(scheme, port):
+    with pytest.raises(ConnectionError) as caught:
+        async with reply_store(f"{scheme}://user:canary@127.0.0.1:{port}") as store:
+            await store.get("0" * 32)
+    assert "canary" not in str(caught.value)
 
 
 async def test_of_two_replies_the_first_is_kept(store):

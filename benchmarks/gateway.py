@@ -22,8 +22,9 @@ from aiohttp import ClientSession, ClientTimeout, DummyCookieJar, TCPConnector, 
 from yarl import URL
 
 from correlator import Correlator
-from correlator.aiohttp import CallbackReply, CallbackTokens
+from correlator.aiohttp import CallbackReply
 from correlator.observers.structlog import StructlogObserver
+from correlator.transports import MemoryReplyStore
 from examples.gateway import app as gateway
 from examples.gateway.jobs import Jobs
 from examples.gateway.logs import access_log, configure_logging
@@ -53,8 +54,8 @@ class LeakyClient:
         self._callback_url = callback_url
         self.futures = {}
 
-    async def request(self, method, url, *, data, headers, timeout):  # noqa: ARG002  # none is kept
-        request_id = secrets.token_urlsafe(16)
+    async def request(self, method, url, *, data, headers, request_id=None, timeout=None):  # noqa: ARG002  # it keeps no time
+        request_id = request_id or secrets.token_urlsafe(16)
         future = self.futures[request_id] = asyncio.get_running_loop().create_future()
         headers = {**headers, "Callback-URL": f"{self._callback_url}/{request_id}"}
         async with self._session.request(method, url, data=data, headers=headers) as response:
@@ -83,7 +84,10 @@ def make_bare_app(options, public_url, upstream):
 
     async def start(app):
         app[gateway.JOBS] = Jobs(
-            ttl=options.job_ttl, max_jobs=options.max_pending, max_bytes=64 * 2**20
+            [secrets.token_bytes(32)],
+            timeout=options.timeout,
+            ttl=options.job_ttl,
+            store=MemoryReplyStore(),
         )
         async with ClientSession(
             connector=TCPConnector(limit=0),
@@ -129,7 +133,7 @@ def make_gateway_app(options, public_url, upstream):
         correlator,
         public_url=public_url,
         upstream=upstream,
-        tokens=CallbackTokens([secrets.token_bytes(32)]),
+        keys=[secrets.token_bytes(32)],
     )
 
 

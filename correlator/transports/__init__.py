@@ -17,6 +17,7 @@ from .replies import MemoryReplyStore, ReplyStore
 from .serving import Handler
 
 __all__ = [
+    "SCHEMES",
     "Handler",
     "MemoryReplyStore",
     "Message",
@@ -54,6 +55,9 @@ _BROKERS = {
     "amqp": _AMQP,
     "amqps": _AMQP,
 }
+
+SCHEMES = tuple(_BROKERS)
+"""The schemes of URLs that `connect` takes."""
 
 
 @overload

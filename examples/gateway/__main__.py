@@ -13,8 +13,9 @@ import structlog
 from yarl import URL
 
 from correlator import Correlator
-from correlator.aiohttp import CallbackReply, CallbackTokens
+from correlator.aiohttp import CallbackReply
 from correlator.observers.structlog import StructlogObserver
+from correlator.transports import ReplyStore, reply_store
 
 from .app import READINESS, make_app
 from .logs import configure_logging
@@ -58,14 +59,16 @@ async def run(options: Options, faults: Faults) -> None:
             observers=[StructlogObserver()],
             name="gateway",
         )
+        store: ReplyStore | None = None
+        if options.broker is not None:
+            store = await stack.enter_async_context(reply_store(options.broker))
         app = make_app(
             options,
             correlator,
             public_url=options.public_url or URL(address_of(listener)),
             upstream=upstream,
-            tokens=CallbackTokens(
-                [os.fsencode(key) for key in options.keys] or [secrets.token_bytes(32)]
-            ),
+            keys=[os.fsencode(key) for key in options.keys] or [secrets.token_bytes(32)],
+            store=store,
         )
         runner = await serve(app, listener)
         stack.push_async_callback(runner.cleanup)
@@ -93,6 +96,8 @@ def main() -> None:
     configure_logging(options.log_level)
     try:
         asyncio.run(run(options, faults))
+    except ConnectionError as error:
+        sys.exit(f"the broker is not there: {error}")
     except OSError as error:
         sys.exit(
             f"cannot listen on {options.host} port {options.port}: {error.strerror or error}; "

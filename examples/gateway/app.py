@@ -6,9 +6,9 @@ import dataclasses
 import io
 import json
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from http import HTTPStatus
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import structlog
 from aiohttp import (
@@ -36,6 +36,8 @@ from correlator.aiohttp import (
     read_bounded,
     setup,
 )
+from correlator.transports import MemoryReplyStore, ReplyStore, Transport, connect
+from correlator.transports.routing import CallbackRouter, callback_reply
 
 from .jobs import Jobs, Result
 from .logs import access_log
@@ -60,6 +62,7 @@ OPTIONS: web.AppKey[Options] = web.AppKey("options", Options)
 UPSTREAM: web.AppKey[URL] = web.AppKey("upstream", URL)
 CLIENT: web.AppKey[CallbackClient] = web.AppKey("client", CallbackClient)
 JOBS: web.AppKey[Jobs] = web.AppKey("jobs", Jobs)
+TRANSPORT: web.AppKey[Transport[CallbackReply]] = web.AppKey("transport", Transport)
 READINESS: web.AppKey[Readiness] = web.AppKey("readiness", Readiness)
 
 
@@ -69,15 +72,33 @@ def make_app(
     *,
     public_url: URL,
     upstream: URL,
-    tokens: CallbackTokens,
+    keys: Sequence[bytes],
+    store: ReplyStore | None = None,
 ) -> web.Application:
-    """Return the application: it sends jobs to `upstream`, which calls back at `public_url`."""
+    """Return the application: it sends jobs to `upstream`, which calls back at `public_url`.
+
+    With a broker among its options there may be other replicas, which share `keys` and `store`.
+    """
+    tokens = CallbackTokens(keys)
+    if store is None:
+        store = MemoryReplyStore(
+            max_replies=options.max_pending, max_bytes=max(_STORED_RESULTS, options.max_body)
+        )
+    transport: Transport[CallbackReply] | None = None
+    router: CallbackRouter | None = None
+    if options.broker is not None:
+        transport = connect(options.broker, correlator, decode=callback_reply, replica="gateway")
+        router = CallbackRouter(transport, store=store, ttl=options.job_ttl)
+    owner = None if router is None else router.owner
+
+    async def link(_app: web.Application) -> AsyncIterator[None]:
+        assert transport is not None, "there is a broker"
+        async with transport:
+            yield
 
     async def start(app: web.Application) -> AsyncIterator[None]:
         app[JOBS] = Jobs(
-            ttl=options.job_ttl,
-            max_jobs=options.max_pending,
-            max_bytes=max(_STORED_RESULTS, options.max_body),
+            keys, timeout=options.timeout, ttl=options.job_ttl, store=store, owner=owner
         )
         # No limits of aiohttp's own: how many requests there may be, and how long they may take,
         # is the correlator's to say. And no cookies, which would tie one client's job to another's.
@@ -93,11 +114,15 @@ def make_app(
                 callback_url=public_url / "callbacks",
                 tokens=tokens,
                 max_body=options.max_body,
+                owner=owner,
             )
             yield
 
     app = web.Application(middlewares=[access_log, problems])
     setup(app, correlator, drain_timeout=options.drain)
+    if transport is not None:
+        app[TRANSPORT] = transport
+        app.cleanup_ctx.append(link)
     app[OPTIONS] = options
     app[UPSTREAM] = upstream
     app[READINESS] = Readiness()
@@ -106,7 +131,7 @@ def make_app(
         [
             web.post("/v1/jobs", post_job),
             web.get("/v1/jobs/{id}", get_job),
-            callback_route(correlator, tokens=tokens, max_body=options.max_body),
+            callback_route(correlator, tokens=tokens, max_body=options.max_body, router=router),
             web.get("/healthz", healthz),
             web.get("/readyz", readyz),
             web.get("/stats", stats),
@@ -149,10 +174,11 @@ async def post_job(request: web.Request) -> web.StreamResponse:
     except _BadJobError as error:
         return problem_response(error.status, str(error))
 
-    async def work() -> CallbackReply:
+    async def work(request_id: str | None = None) -> CallbackReply:
         return await request.app[CLIENT].request(
             "POST",
             request.app[UPSTREAM],
+            request_id=request_id,
             data=io.BytesIO(body),
             headers={"Content-Type": "application/json"},
             timeout=options.timeout,
@@ -172,10 +198,14 @@ async def post_job(request: web.Request) -> web.StreamResponse:
 
 async def get_job(request: web.Request) -> web.StreamResponse:
     """Answer with the result of a job, or that it is under way, or that there is none."""
-    job = request.app[JOBS].get(request.match_info["id"])
-    if job is None:
+    job_id = request.match_info["id"]
+    try:
+        found = await request.app[JOBS].find(job_id)
+    except ConnectionError:
+        return problem_response(503, "The results cannot be looked up now. Try again.")
+    if found is None:
         return problem_response(404, "There is no such job, or its time is up.")
-    return _pending_response(job.id) if job.result is None else _result_response(job.result)
+    return _pending_response(job_id) if isinstance(found, str) else found
 
 
 async def healthz(_request: web.Request) -> web.StreamResponse:
@@ -191,8 +221,11 @@ async def readyz(request: web.Request) -> web.StreamResponse:
 
 
 async def stats(request: web.Request) -> web.StreamResponse:
-    """Answer with the correlator's counters."""
-    return web.json_response(dataclasses.asdict(get_correlator(request).stats()))
+    """Answer with the correlator's counters, and the transport's where there is one."""
+    counters: dict[str, Any] = dataclasses.asdict(get_correlator(request).stats())
+    if TRANSPORT in request.app:
+        counters["transport"] = dataclasses.asdict(request.app[TRANSPORT].stats())
+    return web.json_response(counters)
 
 
 class _BadJobError(Exception):

@@ -1,60 +1,77 @@
-"""Jobs that are polled: `POST` with ``Prefer`` makes one, `GET /v1/jobs/{id}` asks for it."""
+"""Jobs that are polled: `POST` with ``Prefer`` makes one, `GET /v1/jobs/{id}` asks for it.
+
+A result lies in the reply store, which replicas share: so whoever has a job's id may ask any of
+them. The id is a signed token, with the id that pairs the job, its owner and its deadline in it:
+it cannot be guessed, nor made from a callback's URL, and a replica that never saw the job can tell
+from it whether there is anything to wait for.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextvars
-import secrets
-from collections.abc import Callable, Coroutine
-from typing import Any
+import hashlib
+import hmac
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, Final
 
 import structlog
+from aiohttp import web
 
 from correlator import (
     CapacityExceeded,
     CorrelationError,
     CorrelatorClosed,
-    ExpiringStore,
     current_request_id,
+    new_request_id,
     request_scope,
 )
-from correlator.aiohttp import CallbackReply
+from correlator.aiohttp import CallbackReply, CallbackTokens, error_response
+from correlator.transports import MemoryReplyStore, Message, ReplyStore
 
-__all__ = ["Job", "Jobs"]
+__all__ = ["PENDING", "Job", "Jobs", "Result"]
 
 Result = CallbackReply | CorrelationError
+PENDING: Final = "pending"
+
+_FAILED = ".failed"  # ends the key of a result that is an error: no id that pairs has a dot
+_GRACE = 1.0  # seconds after its deadline in which a job's owner may still store how it ended
 
 
 class Job:
-    """A job under way, or its result, until its time is up."""
+    """A job under way, or its result."""
 
-    __slots__ = ("_task", "id", "result")
+    __slots__ = ("_task", "id", "request_id", "result")
 
-    def __init__(self, job_id: str) -> None:
+    def __init__(self, job_id: str, request_id: str) -> None:
         self.id = job_id
+        self.request_id = request_id
         self.result: Result | None = None
         self._task: asyncio.Task[None] | None = None
 
     def start(
-        self, work: Callable[[], Coroutine[Any, Any, CallbackReply]], done: Callable[[Job], None]
+        self,
+        work: Callable[[str], Coroutine[Any, Any, CallbackReply]],
+        done: Callable[[Job], Awaitable[None]],
     ) -> None:
         """Start the work in a task that outlives the request.
 
         It takes the request's id along, for the logs, and nothing else: not the deadline of a
         client that is answered before the job is.
         """
-        request_id = current_request_id()
+        correlation_id = current_request_id()
 
         async def run() -> None:
-            structlog.contextvars.bind_contextvars(request_id=request_id)
-            with request_scope(request_id):
+            structlog.contextvars.bind_contextvars(request_id=correlation_id)
+            with request_scope(correlation_id):
                 try:
-                    self.result = await work()
+                    self.result = await work(self.request_id)
                 except CorrelationError as error:
                     self.result = error.with_traceback(None)
                 finally:
+                    await done(self)
                     self._task = None
-                    done(self)
 
         self._task = contextvars.Context().run(asyncio.ensure_future, run())
 
@@ -74,41 +91,89 @@ class Jobs:
     """All jobs that somebody may poll, each for `ttl` seconds after it has ended.
 
     Args:
+        keys: sign the ids, newest first; those that sign the callbacks will do.
+        timeout: seconds a job may take.
         ttl: seconds a result is kept.
-        max_jobs: how many are kept, under way or ended.
-        max_bytes: the size of all results together.
+        store: keeps the results.
+        owner: this replica's name, where there are several.
     """
 
-    def __init__(self, *, ttl: float, max_jobs: int, max_bytes: int) -> None:
+    def __init__(
+        self,
+        keys: Sequence[bytes],
+        *,
+        timeout: float,
+        ttl: float,
+        store: ReplyStore,
+        owner: str | None = None,
+    ) -> None:
+        # Other keys than those of callbacks: whoever may answer a job may not ask for it.
+        own = [hmac.digest(key, b"gateway job", hashlib.sha256) for key in keys]
+        self._handles = CallbackTokens(own)
+        self._timeout = timeout
         self._ttl = ttl
-        self._running: dict[str, Job] = {}  # bounded by the correlator: each has a pending
-        self._ended: ExpiringStore[str, Job] = ExpiringStore(
-            resolution=1.0, max_size=max_jobs, max_bytes=max_bytes, evict=True
-        )
-        self._time = asyncio.get_running_loop().time
+        self._store = store
+        self._owner = owner
+        self._spare = MemoryReplyStore()  # for when the store is not there
+        self._running: set[str] = set()  # bounded by the correlator: each has a pending
 
-    def start(self, work: Callable[[], Coroutine[Any, Any, CallbackReply]]) -> Job:
-        """Start a job, under an id of 128 random bits: whoever has it may poll, so it is secret."""
-        job = Job(secrets.token_urlsafe(16))
-        self._running[job.id] = job
+    def start(self, work: Callable[[str], Coroutine[Any, Any, CallbackReply]]) -> Job:
+        """Start a job. `work` is awaited with the id that pairs it."""
+        request_id = new_request_id()
+        deadline = time.time() + self._timeout
+        handle = self._handles.issue(
+            f"{deadline:.3f} {request_id}", self._timeout + self._ttl, self._owner
+        )
+        self._running.add(request_id)
+        job = Job(handle, request_id)
         job.start(work, self._end)
         return job
 
-    def get(self, job_id: str) -> Job | None:
-        """Return a job by its id, or None when its time is up or it never was."""
-        now = self._time()
-        self._ended.purge(now, limit=256)
-        if job_id in self._ended and self._ended.leaves_at(job_id) <= now:
+    async def find(self, job_id: str) -> web.Response | str | None:
+        """Return a job's result, or `PENDING`, or None when its time is up or it never was."""
+        verified = self._handles.verify(job_id)
+        if verified is None:
             return None
-        return self._running.get(job_id) or self._ended.get(job_id)
+        deadline, _, request_id = verified.request_id.partition(" ")
+        if request_id in self._running:
+            return PENDING
+        for store in (self._store, self._spare):
+            for key in (request_id, request_id + _FAILED):
+                kept = await store.get(key)
+                if kept is not None:
+                    return _response(kept, failed=key.endswith(_FAILED))
+        under_way = verified.owner != self._owner and time.time() < float(deadline) + _GRACE
+        return PENDING if under_way else None
 
-    def _end(self, job: Job) -> None:
-        del self._running[job.id]
-        now = self._time()
-        self._ended.purge(now, limit=256)
+    async def _end(self, job: Job) -> None:
+        self._running.discard(job.request_id)
+        result = job.result
         # A job that was refused has told its client so: there is nothing to poll.
-        if job.result is not None and not isinstance(
-            job.result, CapacityExceeded | CorrelatorClosed
-        ):
-            size = len(job.result.body) if isinstance(job.result, CallbackReply) else 0
-            self._ended.add(job.id, job, now + self._ttl, size)
+        if result is None or isinstance(result, CapacityExceeded | CorrelatorClosed):
+            return
+        key = job.request_id
+        if isinstance(result, CallbackReply):
+            content_type = result.headers.get("Content-Type", "")
+            kept = Message(result.body, content_type=content_type)
+        else:
+            key += _FAILED
+            problem = error_response(result)
+            body = problem.body
+            assert isinstance(body, bytes), "a problem document is bytes"
+            kept = Message(body, {"Status": str(problem.status)}, problem.content_type)
+        try:
+            await self._store.put(key, kept, self._ttl)
+        except ConnectionError:
+            structlog.get_logger("gateway").warning("result_kept_here_only")
+            await self._spare.put(key, kept, self._ttl)
+
+
+def _response(kept: Message, *, failed: bool) -> web.Response:
+    return web.Response(
+        status=int(kept.headers["Status"]) if failed else 200,
+        body=kept.body,
+        headers={
+            "Content-Type": kept.content_type or "application/octet-stream",
+            "X-Content-Type-Options": "nosniff",
+        },
+    )

@@ -7,8 +7,11 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from yarl import URL
+
+from correlator.transports import SCHEMES
 
 __all__ = ["Options", "parse_options"]
 
@@ -26,6 +29,7 @@ class Options:
     drain: float
     public_url: URL | None
     upstream: URL | None
+    broker: str | None
     keys: tuple[str, ...]
     log_level: str
     simulator: tuple[str, ...] = ()
@@ -84,6 +88,17 @@ def base_url(text: str) -> URL:
     return url
 
 
+def broker_url(text: str) -> str:
+    """Parse the URL of a broker. It may hold a password, so a bad one is not shown."""
+    try:
+        scheme = urlsplit(text).scheme
+    except ValueError:
+        scheme = ""
+    if scheme not in SCHEMES:
+        raise argparse.ArgumentTypeError(f"must begin with one of {', '.join(SCHEMES)} and a colon")
+    return text
+
+
 def parse_options(arguments: list[str] | None = None) -> Options:
     """Parse the command line. Leaves with status 2 and one line where it is no good."""
     parser = argparse.ArgumentParser(
@@ -136,6 +151,13 @@ def parse_options(arguments: list[str] | None = None) -> Options:
     )
     add("--upstream", type=http_url, metavar="URL", help="where jobs are sent")
     add(
+        "--broker",
+        type=broker_url,
+        metavar="URL",
+        help="links replicas of this gateway: nats:, redis:, valkey: or amqp:. They must share "
+        "GATEWAY_KEYS",
+    )
+    add(
         "--log-level",
         choices=("debug", "info", "warning", "error"),
         default="info",
@@ -151,6 +173,8 @@ def parse_options(arguments: list[str] | None = None) -> Options:
     keys = () if secrets is None else tuple(key.strip() for key in secrets.split(","))
     if any(len(os.fsencode(key)) < 16 for key in keys):
         parser.error("GATEWAY_KEYS must hold keys of at least 16 bytes each, separated by commas")
+    if given["broker"] and not keys:
+        parser.error("--broker needs GATEWAY_KEYS: replicas must share the keys of callbacks")
     if given["simulator"] and given["upstream"]:
         parser.error("options of the simulator make no sense with --upstream")
     given["simulator"] = tuple(given["simulator"])

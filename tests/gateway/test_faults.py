@@ -241,8 +241,12 @@ async def test_no_token_but_the_right_one_settles_a_job(scripted, upstream):
     ]
     forged += [token + "A", token[:-1], token.upper(), token + "=", token.replace("v1", "v2")]
     forged += [token.rsplit(".", 1)[0], "v1....", f"{token}%00", f"%20{token}", f"{token}/"]
-    version, request_id, expiry, mac = token.split(".")
-    forged += [f"{version}.{request_id}.{int(expiry) + 1}.{mac}", f"{version}.{mac}.{expiry}.{mac}"]
+    version, owner, request_id, expiry, mac = token.split(".")
+    forged += [
+        f"{version}.{owner}.{request_id}.{int(expiry) + 1}.{mac}",
+        f"{version}.{owner}.{mac}.{expiry}.{mac}",
+        f"{version}.other.{request_id}.{expiry}.{mac}",
+    ]
     for each in forged:
         assert await upstream.call_back(f"{path}/{each}", b'"forged"') == 404, each
     assert await scripted.counters() == before

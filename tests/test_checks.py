@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from correlator import Correlator, request_scope
+from correlator import Correlator, ExpiringStore, request_scope
 from correlator.checks import check_bound, check_error, check_seconds
 from correlator.errors import shown
 
@@ -121,6 +121,14 @@ def test_a_correlator_refuses_bad_byte_bounds(value, kind):
     assert names(error, "max_pending_bytes", value)
 
 
+@pytest.mark.parametrize("name", ["max_size", "max_bytes"])
+@pytest.mark.parametrize(("value", "kind"), NO_BOUND, ids=repr)
+def test_a_store_refuses_bad_bounds(name, value, kind):
+    with pytest.raises(kind) as error:
+        ExpiringStore(resolution=1.0, **{name: value})
+    assert names(error, name, value)
+
+
 @pytest.mark.parametrize("resolution", [5e-324, 1e-308, 1e-9, 0.9e-6])
 def test_a_resolution_too_fine_to_count_in_is_refused_by_name(resolution):
     """A clock has no such grain: it must not fail later, in arithmetic, on a request's path."""
@@ -205,6 +213,12 @@ async def test_a_request_refuses_a_bad_size(correlator, value, kind):
     for call in callers(correlator):
         assert names(await refused(call, kind, size=value), "size", value)
     assert balanced(correlator).registered == 0
+
+
+async def test_a_size_below_zero_is_told_that_zero_would_do(correlator):
+    for call in callers(correlator):
+        error = await refused(call, ValueError, size=-1)
+        assert str(error.value) == "size must be at least 0, not -1"
 
 
 @pytest.mark.parametrize("value", [[], {}, set(), ([],)], ids=repr)

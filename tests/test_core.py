@@ -137,6 +137,10 @@ async def test_stats_count_each_end_and_each_reply():
     assert correlator.stats().closed == 2
 
 
+def test_stats_before_entering_are_all_zero():
+    assert Correlator().stats() == CorrelatorStats(*[0] * 14, 0.0, 0)
+
+
 def test_stats_are_a_frozen_record():
     stats = Correlator().stats()
     with pytest.raises(dataclasses.FrozenInstanceError):
@@ -172,6 +176,16 @@ async def test_len_and_in_tell_what_is_pending(correlator):
         assert "a" in correlator
         assert "b" not in correlator
     assert "a" not in correlator
+
+
+async def test_a_correlator_is_true_also_while_nothing_is_pending():
+    """It has a length; `correlator or Correlator()` must not take an idle one for none."""
+    correlator = Correlator()
+    assert bool(correlator)
+    async with correlator:
+        assert len(correlator) == 0
+        assert bool(correlator)
+    assert bool(correlator)
 
 
 async def test_its_repr_tells_how_full_it_is_and_nothing_secret():

@@ -127,6 +127,26 @@ async def test_a_send_that_turns_a_cancellation_into_an_error_hides_it_from_nobo
         assert task.cancelled(), "the cancellation was swallowed"
 
 
+async def test_a_cancellation_that_a_send_kept_to_itself_reaches_the_caller_at_once():
+    async with opened() as (correlator, _):
+
+        async def sends(request_id):
+            try:
+                await on_a_future(request_id)
+            except asyncio.CancelledError:
+                raise SendFailed from None
+
+        loop = asyncio.get_running_loop()
+        task = asyncio.create_task(correlator.correlate("a", send=sends))
+        await turns(2)
+        expire(correlator)
+        task.cancel()
+        cancelled_at = loop.time()
+        await asyncio.wait([task])
+        assert task.cancelled()
+        assert loop.time() == cancelled_at
+
+
 async def test_what_is_no_exception_goes_through_an_interrupted_send():
     """SystemExit and its like come out of a send, also one interrupted and cancelled at once."""
     async with opened() as (correlator, _):

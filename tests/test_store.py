@@ -4,6 +4,7 @@ import math
 import random
 import sys
 import weakref
+from heapq import heapify
 
 import pytest
 
@@ -110,6 +111,7 @@ def test_nothing_is_due_early_nor_later_than_the_resolution(expires_at, resoluti
     assert store.due(expires_at, 10) == []
     assert store.purge(expires_at, 10) == 0
     assert store.due(due_at, 10) == [1]
+    assert store.purge(due_at, 10) == 1
 
 
 def test_nothing_is_due_early_at_random_times():
@@ -236,6 +238,7 @@ def test_the_byte_bound_counts_sizes():
     store.add("b", 2, 10.0)
     store.add("c", 3, 10.0, 4)
     assert store.bytes == 10
+    assert store.fits()
     assert store.fits(0)
     assert not store.fits(1)
     with pytest.raises(StoreFull):
@@ -258,6 +261,15 @@ def test_an_evicting_store_drops_what_would_leave_soonest():
     assert len(store) == 16
     assert 0 not in store
     assert {*range(1, 16), 99} == set(store)
+
+
+@pytest.mark.parametrize(("size", "most"), [(1, 1), (16, 1), (31, 1), (32, 2), (1_000, 62)])
+def test_an_evicting_store_drops_a_sixteenth_at_once_at_most_and_one_at_least(size, most):
+    """Also of those that are due together, of which it could drop all as easily."""
+    store = filled(size, store=make(max_size=size, evict=True))
+    store.add("new", "new", 10.0)
+    assert "new" in store
+    assert 1 <= size + 1 - len(store) <= most
 
 
 def test_an_evicting_store_never_passes_its_bounds():
@@ -288,6 +300,14 @@ def test_an_evicting_store_also_refuses_what_alone_is_too_large():
     assert list(store) == ["a"]
 
 
+def test_an_evicting_store_takes_what_fills_it_alone():
+    store = make(max_bytes=10, evict=True)
+    store.add("a", 1, 10.0, 3)
+    store.add("b", 2, 10.0, 10)
+    assert list(store) == ["b"]
+    assert store.bytes == 10
+
+
 def test_clear_removes_everything_and_leaves_a_store_that_works():
     store = filled(1_000, store=make(max_size=1_000))
     store.due(99.0, 10)
@@ -298,6 +318,16 @@ def test_clear_removes_everything_and_leaves_a_store_that_works():
     assert store.due(99.0, 10) == []
     filled(1_000, store=store)
     assert all_due(store, 99.0, 1_000) == [str(number) for number in range(1_000)]
+
+
+def test_a_cleared_store_keeps_nothing_of_the_slots_it_had():
+    store = make()
+    for number in range(1_000):
+        store.add(number, number, number * RES)
+    assert len(store._slots) == len(store._ticks) == 1_000
+    store.clear()
+    assert not store._slots
+    assert not store._ticks
 
 
 def room(store):
@@ -316,6 +346,19 @@ def test_a_slot_gives_back_the_room_of_what_was_removed():
     assert len(store) == 101
     assert room(store) < before / 20
     assert sorted(map(int, all_due(store, 15.0))) == list(range(0, 10_000, 100))
+
+
+def test_a_slot_gives_back_its_room_also_when_the_one_before_was_purged():
+    store = make()
+    store.add("first", 0, 10.0)
+    filled(10_000, at=20.0, store=store)
+    before = room(store)
+    assert store.purge(15.0, 10) == 1
+    store.add("next slot", 0, 30.0)
+    for number in range(9_900):
+        store.pop(number)
+    assert len(store) == 101
+    assert room(store) < before / 20
 
 
 def test_giving_back_room_is_not_done_at_each_removal(monkeypatch):
@@ -368,6 +411,41 @@ def test_the_heap_of_ticks_is_bounded_by_the_slots_that_live():
     assert store.next_due() == store.leaves_at("soon")
     store.pop("soon")
     assert store.next_due() == store.leaves_at(20_000 - 10)
+
+
+def test_what_is_due_first_comes_first_also_once_the_heap_was_made_anew(monkeypatch):
+    remade = []
+    monkeypatch.setattr(
+        "correlator.store.heapify", lambda ticks: remade.append(ticks) or heapify(ticks)
+    )
+    store = make()
+    for number in (40, 10, 30, 20):
+        store.add(number, str(number), float(number))
+    for number in range(1_000, 1_200):
+        store.add(number, str(number), float(number))
+        store.pop(number)
+    assert remade
+    assert store.next_due() == store.leaves_at(10)
+    assert all_due(store, 99.0) == ["10", "20", "30", "40"]
+
+
+def test_a_heap_in_which_nothing_has_gone_is_not_made_anew(monkeypatch):
+    """To do that for each slot would cost as much as all the slots, each time."""
+    monkeypatch.setattr("correlator.store.heapify", lambda ticks: pytest.fail("it was made anew"))
+    store = make()
+    for number in range(1_000):
+        store.add(number, str(number), float(number))
+    assert len(store._ticks) == 1_000
+
+
+def test_what_falls_due_together_looks_for_its_slot_once(monkeypatch):
+    opened = []
+    open_slot = ExpiringStore._open
+    monkeypatch.setattr(
+        ExpiringStore, "_open", lambda store, at: opened.append(at) or open_slot(store, at)
+    )
+    filled(1_000, at=10.1)
+    assert opened == [10.1]
 
 
 def test_a_removed_value_is_referenced_no_longer():

@@ -57,6 +57,18 @@ async def test_the_byte_bound_counts_what_is_pending():
         assert error.value.retry_after is None, "waiting cannot help"
 
 
+async def test_a_full_one_tells_of_less_than_a_second_and_never_of_less_than_none():
+    async with Correlator(max_pending=1) as correlator:
+        correlator.register(timeout=0.5)
+        with pytest.raises(CapacityExceeded) as error:
+            correlator.register()
+        assert error.value.retry_after == pytest.approx(0.5, abs=0.05)
+        asyncio.get_running_loop().stall(2.0)  # it is due, and the reaper has had no turn yet
+        with pytest.raises(CapacityExceeded) as error:
+            correlator.register()
+        assert error.value.retry_after == 0.0
+
+
 # -- waiting -----------------------------------------------------------------------------------
 
 
@@ -334,6 +346,19 @@ async def test_the_line_also_forms_at_the_byte_bound_and_keeps_its_order():
         full.resolve("large", 1)
         full.resolve("small", 2)
         assert (await large, await small) == (1, 2)
+
+
+async def test_what_fills_all_the_bytes_alone_waits_until_there_is_nothing_else():
+    async with Correlator(when_full="wait", max_pending_bytes=10) as full:
+        full.register("first", size=1)
+        line = Line(full)
+        whole = await line.join("whole", size=10)
+        assert full.stats().waiting == 1
+        full.resolve("first", 1)
+        await turns(2)
+        assert line.sent == ["whole"]
+        full.resolve("whole", 2)
+        assert await whole == 2
 
 
 async def test_what_can_never_fit_does_not_wait():

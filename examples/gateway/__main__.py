@@ -46,10 +46,10 @@ async def run(options: Options, faults: Faults) -> None:
         loop.add_signal_handler(number, signalled.put_nowait, number.name)
 
     async with AsyncExitStack() as stack:
-        listener = listen(options.host, options.port)
+        listener = stack.enter_context(listen(options.host, options.port))
         upstream = options.upstream
         if upstream is None:
-            simulator = listen("127.0.0.1", 0)
+            simulator = stack.enter_context(listen("127.0.0.1", 0))
             runner = await serve(Simulator(faults).make_app(), simulator)
             stack.push_async_callback(runner.cleanup)
             upstream = URL(address_of(simulator)) / "jobs"

@@ -32,7 +32,7 @@ from .base import Outgoing, Transport
 from .message import TIMEOUT_HEADER, Message
 from .serving import Service
 
-__all__ = ["NatsTransport"]
+__all__ = ["NatsTransport", "dial"]
 
 V = TypeVar("V", default=Message)
 
@@ -113,6 +113,34 @@ class _Client(Client):
         return end
 
 
+async def dial(client: Client, url: SplitResult, **options: Any) -> None:
+    """Connect a client: it fails at once if nobody is there, but once connected it never gives up.
+
+    Raises:
+        ConnectionError: nobody is there, or it refuses us. The message has no secret in it.
+    """
+
+    async def on_error(error: Exception) -> None:
+        _log.warning("NATS at %s: %s", url.hostname, type(error).__name__)
+
+    given = {
+        "error_cb": on_error,
+        "ping_interval": _PING,
+        "max_outstanding_pings": 2,
+        "reconnect_time_wait": _AGAIN,
+        "max_reconnect_attempts": 1,
+        **options,
+    }
+    try:
+        await client.connect(url.geturl(), **given)
+    except (OSError, nats.errors.Error, TimeoutError) as error:
+        # Without the client's own error, which may hold the URL.
+        raise ConnectionError(
+            f"could not connect to NATS at {url.hostname}: {type(error).__name__}"
+        ) from None
+    client.options["max_reconnect_attempts"] = -1
+
+
 class NatsTransport(Transport[V]):
     """A link to NATS. See `connect` for the other arguments.
 
@@ -174,31 +202,19 @@ class NatsTransport(Transport[V]):
     # -- the connection ------------------------------------------------------------------------
 
     async def _open(self) -> None:
-        try:
-            await self._dial()
-        except (OSError, nats.errors.Error, TimeoutError) as error:
-            # Without the client's own error, which may hold the URL.
-            raise ConnectionError(
-                f"could not connect to NATS at {self._url.hostname}: {type(error).__name__}"
-            ) from None
+        await self._dial()
 
     async def _dial(self) -> None:
         client = self._nats = _Client()
-        await client.connect(
-            self._url.geturl(),
-            error_cb=self._on_error,
+        await dial(
+            client,
+            self._url,
             disconnected_cb=self._on_disconnected,
             reconnected_cb=partial(self._on_reconnected, client),
             closed_cb=partial(self._on_closed, client),
             name=f"correlator {self.replica}",
-            ping_interval=_PING,
-            max_outstanding_pings=2,
-            reconnect_time_wait=_AGAIN,  # type: ignore[arg-type]  # it sleeps so long
-            max_reconnect_attempts=1,
             **self._options,
         )
-        # At first it is to fail; once it has been there, never to give up.
-        client.options["max_reconnect_attempts"] = -1
         self._unsubscribe = await client.take(f"{self._address}.*", "", self._take_reply)
         for serve in self._serving:
             await serve(client)
@@ -211,9 +227,6 @@ class NatsTransport(Transport[V]):
                 if self._was_ready:
                     await self._unsubscribe()
                 await self._nats.close()
-
-    async def _on_error(self, error: Exception) -> None:
-        _log.warning("%r: %s", self, type(error).__name__)
 
     async def _on_disconnected(self) -> None:
         self._disconnected()
@@ -237,8 +250,8 @@ class NatsTransport(Transport[V]):
             await asyncio.sleep(_AGAIN)
             try:
                 await self._dial()
-            except (OSError, nats.errors.Error, TimeoutError) as error:
-                _log.warning("%r could not connect: %s", self, type(error).__name__)
+            except ConnectionError as error:
+                _log.warning("%r: %s", self, error)
             else:
                 return
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from math import ceil
+from urllib.parse import urlsplit
 
-import nats
 import nats.errors
 from nats.aio.client import Client
 from nats.js.api import KeyValueConfig
@@ -15,6 +15,7 @@ from nats.js.kv import KeyValue
 
 from ..checks import check_bound, check_instance, check_seconds
 from .message import Message
+from .nats import dial
 from .replies import ReplyStore, check_reply, pack, unpack
 
 __all__ = ["NatsReplyStore", "open_store"]
@@ -23,11 +24,8 @@ __all__ = ["NatsReplyStore", "open_store"]
 @asynccontextmanager
 async def open_store(url: str) -> AsyncIterator[ReplyStore]:
     """Give a store at that server, for the length of a block. Raises ConnectionError."""
-    try:
-        client = await nats.connect(url, max_reconnect_attempts=1, reconnect_time_wait=0.25)
-    except (OSError, nats.errors.Error) as error:
-        raise ConnectionError(f"the reply store is not there: {type(error).__name__}") from None
-    client.options["max_reconnect_attempts"] = -1  # it has been there: never give up
+    client = Client()
+    await dial(client, urlsplit(url))
     try:
         yield NatsReplyStore(client)
     finally:

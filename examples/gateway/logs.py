@@ -17,19 +17,28 @@ __all__ = ["access_log", "configure_logging"]
 def configure_logging(level: str) -> None:
     """Configure structlog and the standard library's logging. An application does this once."""
     number = getattr(logging, level.upper())
+    first: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    last: list[structlog.typing.Processor] = [
+        structlog.processors.format_exc_info,
+        structlog.processors.JSONRenderer(),
+    ]
     structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(),
-        ],
+        processors=first + last,
         wrapper_class=structlog.make_filtering_bound_logger(number),
         logger_factory=structlog.WriteLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
-    logging.basicConfig(level=max(number, logging.WARNING), stream=sys.stderr)
+    # What comes by the standard library (a library's warnings) is a line of JSON too.
+    handler = logging.StreamHandler(sys.stderr)
+    meta = structlog.stdlib.ProcessorFormatter.remove_processors_meta
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(foreign_pre_chain=first, processors=[meta, *last])
+    )
+    logging.basicConfig(level=max(number, logging.WARNING), handlers=[handler])
     # What a hostile client sends is answered with a 4xx, which the access log shows; aiohttp's
     # own account of it, a traceback for each, would let him fill the disk.
     logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)

@@ -146,6 +146,7 @@ class Transport(ABC, Generic[V]):
         self._destinations: set[str] = set()  # that were checked
         self._outbox: list[Outgoing] = []
         self._idle: asyncio.Future[None] | None = None
+        self._sending: set[asyncio.Future[bool]] = set()
         self._tasks: list[asyncio.Task[None]] = []
         self._services: set[Service] = set()
         self._sent = self._received = self._malformed = self._forwarded = self._reconnects = 0
@@ -211,6 +212,10 @@ class Transport(ABC, Generic[V]):
                 await asyncio.wait(self._tasks)
         finally:
             await self._shut()
+            self._outbox.clear()
+            for sent in self._sending:
+                if not sent.done():
+                    sent.set_exception(CorrelatorClosed(f"{self!r} was closed"))
 
     def _start(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         """Start something that runs for as long as this does, in a context of nobody's."""
@@ -324,8 +329,12 @@ class Transport(ABC, Generic[V]):
     async def _send(self, address: str, request_id: str, message: Message) -> bool:
         """Send a reply, and tell whether it reached a place where somebody takes it."""
         sent: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._put(Outgoing(address, request_id, message, sent=sent))
-        return await sent
+        self._sending.add(sent)
+        try:
+            self._put(Outgoing(address, request_id, message, sent=sent))
+            return await sent
+        finally:
+            self._sending.discard(sent)
 
     # -- answering -----------------------------------------------------------------------------
 

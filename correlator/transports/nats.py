@@ -45,6 +45,7 @@ _LEFT = "~"  # before the milliseconds that a request has left, in its reply sub
 _TURN = 100  # messages taken in one turn of the loop: a flood holds up nobody else
 _FORWARDED = "+"  # begins what stands for an id in the address of a forwarded reply; no id has it
 _PING = 5  # seconds; two without an answer, and the connection counts as lost
+_DIAL = 5.0  # seconds that connecting may take
 _AGAIN = 0.25  # seconds between attempts to connect
 
 Take = Callable[[str, str, bytes, bytes | None], None]
@@ -63,6 +64,7 @@ class _Client(Client):
         super().__init__()
         self.takers: dict[int, Take] = {}
         self._taken = 0
+        self._refused = False
 
     async def _process_msg(
         self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes | None
@@ -75,6 +77,10 @@ class _Client(Client):
         self._taken += 1
         if self._taken % _TURN == 0:
             await asyncio.sleep(0)
+
+    async def _process_err(self, err_msg: str) -> None:
+        self._refused = self._refused or "violation for subscription" in err_msg
+        await super()._process_err(err_msg)
 
     async def send(self, commands: list[bytes]) -> None:
         """Send protocol commands, as one write."""
@@ -99,10 +105,14 @@ class _Client(Client):
             raise TimeoutError(f"NATS gave no answer in {timeout} s")
 
     async def take(self, subject: str, queue: str, take: Take) -> Callable[[], Any]:
-        """Subscribe, and be sure of it. Returns what ends it."""
+        """Subscribe, and be sure of it. Returns what ends it. Raises ConnectionError."""
+        self._refused = False
         subscription = await self.subscribe(subject, queue)
         self.takers[subscription._id] = take
         await self.sync()
+        if self._refused:
+            del self.takers[subscription._id]
+            raise ConnectionError(f"NATS does not let this user subscribe to {subject}")
 
         async def end() -> None:
             with suppress(nats.errors.Error, OSError, TimeoutError):  # gone, and all with it
@@ -121,7 +131,10 @@ async def dial(client: Client, url: SplitResult, **options: Any) -> None:
     """
 
     async def on_error(error: Exception) -> None:
-        _log.warning("NATS at %s: %s", url.hostname, type(error).__name__)
+        # Of its errors only this one tells more by its text than by its class, and no secret.
+        denied = "permissions violation" in str(error)
+        what = str(error) if denied else type(error).__name__
+        _log.warning("NATS at %s: %s", url.hostname, what)
 
     given = {
         "error_cb": on_error,
@@ -129,16 +142,18 @@ async def dial(client: Client, url: SplitResult, **options: Any) -> None:
         "max_outstanding_pings": 2,
         "reconnect_time_wait": _AGAIN,
         "max_reconnect_attempts": 1,
+        "allow_reconnect": False,
         **options,
     }
     try:
-        await client.connect(url.geturl(), **given)
+        async with asyncio.timeout(_DIAL):
+            await client.connect(url.geturl(), **given)
     except (OSError, nats.errors.Error, TimeoutError) as error:
         # Without the client's own error, which may hold the URL.
         raise ConnectionError(
             f"could not connect to NATS at {url.hostname}: {type(error).__name__}"
         ) from None
-    client.options["max_reconnect_attempts"] = -1
+    client.options |= {"max_reconnect_attempts": -1, "allow_reconnect": True}
 
 
 class NatsTransport(Transport[V]):

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from importlib import import_module
 from typing import Any, Literal, NamedTuple, overload
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from typing_extensions import TypeVar
 
@@ -112,10 +112,10 @@ def connect(
         TypeError: an argument is of the wrong type.
         ImportError: the broker's client is not installed. The message names the extra.
     """
-    broker = _broker_at(url)
+    parts, broker = _parse(url)
     transport = getattr(_load(broker.module, broker), broker.transport)
     made: Transport[Any] = transport(
-        urlsplit(url),
+        parts,
         correlator,
         replica=replica,
         on_disconnect=on_disconnect,
@@ -139,21 +139,23 @@ def reply_store(url: str) -> AbstractAsyncContextManager[ReplyStore]:
         TypeError: it is no string.
         ImportError: the broker's client is not installed. The message names the extra.
     """
-    broker = _broker_at(url)
+    _, broker = _parse(url)
     opened: AbstractAsyncContextManager[ReplyStore] = _load(broker.store, broker).open_store(url)
     return opened
 
 
-def _broker_at(url: Any) -> _Broker:
+def _parse(url: Any) -> tuple[SplitResult, _Broker]:
     if not isinstance(url, str):
         raise TypeError(f"url must be a string, not {type(url).__name__}")
-    scheme = urlsplit(url).scheme
-    if scheme not in _BROKERS:
-        # Only the scheme: there may be a password in the rest.
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # which quotes all of it, and there may be a password in it
+        raise ValueError("url must be one by RFC 3986, and is not") from None
+    if parts.scheme not in _BROKERS:
         raise ValueError(
-            f"url must begin with one of {', '.join(_BROKERS)} and a colon, not {scheme!r}"
+            f"url must begin with one of {', '.join(_BROKERS)} and a colon, not {parts.scheme!r}"
         )
-    return _BROKERS[scheme]
+    return parts, _BROKERS[parts.scheme]
 
 
 def _load(module: str, broker: _Broker) -> Any:

@@ -15,7 +15,7 @@ from ..checks import MAX_SECONDS
 from ..context import request_scope
 from ..errors import CorrelationError
 from ..ids import is_valid_request_id
-from .message import REQUEST_ID_HEADER, TIMEOUT_HEADER, Message
+from .message import REQUEST_ID_HEADER, TIMEOUT_HEADER, Message, check_headers
 
 __all__ = ["Handler", "Service"]
 
@@ -165,6 +165,8 @@ class Service:
                 raise TypeError(
                     f"a handler must return a Message or bytes, not {type(answer).__name__}"
                 )
+            if answer.headers or answer.content_type:
+                check_headers({"Content-Type": answer.content_type, **answer.headers})
         except Exception as error:
             _log.exception("the handler of %r failed", self)
             status = error.status if isinstance(error, CorrelationError) else 500

@@ -1,0 +1,205 @@
+"""Intake: takes requests from a stream of Redis, as one consumer of a group of workers.
+
+A request is acknowledged when its answer is out. One that a worker took and never acknowledged,
+since it crashed, is another's after a minute, if it has any time left by then. So a request is
+handled once, or more than once if things break, as long as somebody waits for its answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+from redis.exceptions import ResponseError
+
+from .base import Outgoing, Transport
+from .message import Message
+from .redis_link import BLOCK, Link, Server, checked, delays, reason
+from .redis_wire import KEY, entries_of, message_of, values_of
+from .serving import Service
+
+__all__ = ["Acknowledgement", "Intake"]
+
+_log = logging.getLogger("correlator")
+
+_IDLE = 60.0  # seconds after which a request belongs to whoever claims it
+_TRIES = 5  # to send an answer
+
+_NOTHING = Message(b"")
+
+
+class Acknowledgement(Outgoing):
+    """Takes an entry, its `request_id`, out of the stream at its `address`."""
+
+    __slots__ = ()
+
+
+class Intake:
+    """Takes the requests of one destination for a service.
+
+    Attributes:
+        link: the connection it reads from.
+        in_hand: the entries that are being answered.
+    """
+
+    def __init__(
+        self,
+        transport: Transport[Any],
+        server: Server,
+        group: str,
+        destination: str,
+        service: Service,
+    ) -> None:
+        self.link = Link(server)
+        self.in_hand: set[bytes] = set()
+        self._transport = transport
+        self._group = group
+        self._destination = destination
+        self._service = service
+        self._consumer = (group, transport.owner)
+        self._has_place = False  # one that was waited for, and not used yet
+        self._cursor: bytes | str = "0-0"
+        self._claim_cursor: bytes | str = "0-0"
+        self._claim_at = 0.0
+
+    async def join(self) -> None:
+        """See to it that there is a group. Raises ConnectionError."""
+        create = ("XGROUP", "CREATE", self._destination, self._group, "0", "MKSTREAM")
+        (answer,) = await self.link.call(self.link.pack(*create))
+        checked(answer)
+        self._cursor = "0-0"  # first what was delivered to us and got lost on the way here
+
+    async def run(self) -> None:
+        """Take requests, until it is cancelled."""
+        while True:
+            try:
+                while True:
+                    await self._take()
+            except Exception as error:
+                _log.warning("%r could not take requests: %s", self._transport, reason(error))
+            for delay in delays():
+                await asyncio.sleep(delay)
+                with suppress(ConnectionError):
+                    await self.join()
+                    break
+
+    async def leave(self) -> None:
+        """Take what was delivered up to now, answer what was taken, and leave the group."""
+        self._cursor = "0-0"
+        there = False
+        with suppress(ConnectionError):
+            while self._connected and self._cursor != ">":
+                await self._take()
+            there = self._connected
+        await self._service.drain()
+        if there:
+            pending = ("XPENDING", self._destination, self._group, "-", "+", 1)
+            delete = ("XGROUP", "DELCONSUMER", self._destination, *self._consumer)
+            pack = self.link.pack
+            with suppress(ConnectionError):
+                (left,) = await self.link.call(pack(*pending, self._transport.owner))
+                if left == []:  # or it would be forgotten, instead of claimed by another
+                    await self.link.call(pack(*delete))
+
+    @property
+    def _connected(self) -> bool:
+        return self._transport._ready.is_set()
+
+    def keep(self) -> bytes:
+        """Return the command that says that what is in hand is not idle."""
+        pack, ids = self.link.pack, self.in_hand
+        return pack("XCLAIM", self._destination, *self._consumer, 0, *ids, "JUSTID")
+
+    async def _take(self) -> None:
+        """Take as many requests as there are places for."""
+        if not self._has_place:
+            await self._service.wait_for_place()
+            self._has_place = True
+        count = 1 + self._service.places
+        time = asyncio.get_running_loop().time()
+        claims = self._cursor == ">" and time >= self._claim_at
+        command = self._claim(count) if claims else self._read(count)
+        block = BLOCK if self._cursor == ">" else 0.0
+        # The time of the broker's clock, for an entry's id is of that as well.
+        answer, now = await self.link.call(command, self.link.pack("TIME"), block=block)
+        if claims:
+            self._claim_cursor, entries, *_ = checked(answer)
+            if self._claim_cursor == b"0-0":
+                self._claim_at = time + _IDLE / 2
+        else:
+            entries = entries_of(checked(answer))
+            if self._cursor != ">":
+                self._cursor = entries[-1][0] if entries else ">"
+        now_ms = int(now[0]) * 1000 + int(now[1]) // 1000
+        for entry in entries:
+            # Redis 6.2 has None for one that was claimed and is no longer there.
+            if entry is not None and entry[0] not in self.in_hand:
+                await self._take_request(entry[0], entry[1], now_ms)
+
+    def _read(self, count: int) -> bytes:
+        much = ("COUNT", count, "BLOCK", int(BLOCK * 1000))
+        which = ("STREAMS", self._destination, self._cursor)
+        return self.link.pack("XREADGROUP", "GROUP", *self._consumer, *much, *which)
+
+    def _claim(self, count: int) -> bytes:
+        """Return the command that takes over what others took and will not answer."""
+        which = (int(_IDLE * 1000), self._claim_cursor, "COUNT", count)
+        return self.link.pack("XAUTOCLAIM", self._destination, *self._consumer, *which)
+
+    async def _take_request(self, entry_id: bytes, fields: Any, now_ms: int) -> None:
+        try:
+            values = values_of(fields)
+            request_id = values[b"id"].decode()
+            self._transport._check_id(request_id)
+            reply_to = values[b"reply_to"].decode()
+            # A key that is written to because a stranger says so.
+            if KEY.fullmatch(reply_to) is None or reply_to == self._destination:
+                raise ValueError("reply_to is no key of a reply stream")
+            message = message_of(values)
+            waited = max(0, now_ms - int(entry_id.partition(b"-")[0])) / 1000
+        except Exception as error:
+            self._transport._received_nonsense(error)
+            self._transport._put(self._acknowledgement(entry_id))
+            return
+        if not self._has_place:
+            await self._service.wait_for_place()
+        self._has_place = False
+        self.in_hand.add(entry_id)
+        answer = partial(self._answer, entry_id, reply_to, request_id)
+        self._service.handle(message, answer, partial(self._acknowledge, entry_id), waited)
+
+    async def _answer(
+        self, entry_id: bytes, reply_to: str, request_id: str, message: Message
+    ) -> None:
+        """Send an answer, and again if need be: to come twice does no harm, to be lost does."""
+        try:
+            async with asyncio.timeout(_IDLE):  # then it is another's to answer
+                for left in reversed(range(_TRIES)):
+                    try:
+                        await self._transport._send(reply_to, request_id, message)
+                        return
+                    except ConnectionError:
+                        if not left:
+                            raise
+        except ResponseError as error:  # it is refused, as it would be the next time
+            _log.warning("%r could not answer: %s", self._transport, reason(error))
+        except BaseException:
+            self.in_hand.discard(entry_id)  # so that it may be claimed
+            raise
+
+    async def _acknowledge(self, entry_id: bytes) -> None:
+        try:
+            sent: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+            self._transport._put(self._acknowledgement(entry_id, sent))
+            async with asyncio.timeout(_IDLE):
+                await sent
+        finally:
+            self.in_hand.discard(entry_id)
+
+    def _acknowledgement(
+        self, entry_id: bytes, sent: asyncio.Future[bool] | None = None
+    ) -> Acknowledgement:
+        return Acknowledgement(self._destination, entry_id.decode(), _NOTHING, sent=sent)

@@ -1,4 +1,5 @@
-# `make run` and `make test` need git, make and Python 3.11 or newer, and nothing else.
+# `make run` and `make test` need git, make and Python 3.11 or newer, and nothing else. The tests against
+# RabbitMQ are skipped where there is none.
 
 SHELL := /bin/sh
 VENV := .venv
@@ -18,6 +19,7 @@ run: $(VENV)/all ## Start the gateway with a simulated upstream. ARGS="--port 90
 	@exec $(BIN)/python -m examples.gateway $(ARGS)
 
 test: $(VENV)/test ## Run the whole test suite. ARGS="-k name" chooses.
+	@.ci/rabbitmq
 	$(BIN)/python -m pytest $(ARGS)
 
 check: $(VENV)/check $(VENV)/docs ## Lint, type-check, check the floors, build the docs.

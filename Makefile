@@ -9,8 +9,9 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 ARGS ?=
+BROKER ?= nats
 
-.PHONY: help run test check bench bench-quick soak soak-quick mutants docs format clean
+.PHONY: help run test check bench bench-quick soak soak-quick cluster soak-cluster mutants docs format clean
 
 help: ## Say what there is.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -44,6 +45,14 @@ soak: $(VENV)/test ## Ten million random operations, with faults.
 
 soak-quick: $(VENV)/test ## The same with 200,000, as a smoke test.
 	$(BIN)/python -m tests.soak --operations 200000 $(ARGS)
+
+cluster: $(VENV)/test ## Three gateways on a real broker, under load. BROKER=nats, valkey or rabbitmq.
+	@.ci/rabbitmq
+	@$(BIN)/python -m tests.cluster --broker $(BROKER) $(ARGS)
+
+soak-cluster: $(VENV)/test ## 300,000 requests and 300 faults for each broker.
+	@.ci/rabbitmq
+	$(BIN)/python -m tests.soak_cluster $(ARGS)
 
 mutants: $(VENV)/mutants ## Break the code in every small way; is each one noticed?
 	$(BIN)/python -m tests.mutants $(ARGS)

@@ -45,6 +45,7 @@ _LEFT = "~"  # before the milliseconds that a request has left, in its reply sub
 _TURN = 100  # messages taken in one turn of the loop: a flood holds up nobody else
 _FORWARDED = "+"  # begins what stands for an id in the address of a forwarded reply; no id has it
 _PING = 5  # seconds; two without an answer, and the connection counts as lost
+_LEAVE = 1.0  # seconds that taking leave may take
 _DIAL = 5.0  # seconds that connecting may take
 _AGAIN = 0.25  # seconds between attempts to connect
 
@@ -103,6 +104,12 @@ class _Client(Client):
         done, _ = await asyncio.wait([await self.ping()], timeout=timeout)
         if not done:
             raise TimeoutError(f"NATS gave no answer in {timeout} s")
+
+    def abort(self) -> None:
+        """End the connection at once, whatever still waits to be written."""
+        writer = getattr(self._transport, "_io_writer", None)
+        if writer is not None:
+            writer.transport.abort()
 
     async def take(self, subject: str, queue: str, take: Take) -> Callable[[], Any]:
         """Subscribe, and be sure of it. Returns what ends it. Raises ConnectionError."""
@@ -237,11 +244,20 @@ class NatsTransport(Transport[V]):
 
     async def _shut(self) -> None:
         self._fail_forwards()
+        # In a task, for the client keeps cancellations to itself, and may wait for ever for a
+        # server that has gone silent.
+        leaving = asyncio.get_running_loop().create_task(self._take_leave())
+        await asyncio.wait([leaving], timeout=_LEAVE)
+        if not leaving.done():
+            self._nats.abort()
+            await asyncio.wait([leaving], timeout=_LEAVE)
+            leaving.cancel()
+
+    async def _take_leave(self) -> None:
         with suppress(nats.errors.Error, OSError, TimeoutError):
-            async with asyncio.timeout(1):
-                if self._was_ready:
-                    await self._unsubscribe()
-                await self._nats.close()
+            if self._was_ready:
+                await self._unsubscribe()
+            await self._nats.close()
 
     async def _on_disconnected(self) -> None:
         self._disconnected()

@@ -1,6 +1,6 @@
 """A NATS responder that has never heard of us: plain nats-py, as its own documentation has it.
 
-    python nats_responder.py URL SUBJECT
+python nats_responder.py URL SUBJECT
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A NATS service that has never heard of us: nats-py's service API, and its error headers.
 
-    python nats_service.py URL SUBJECT
+python nats_service.py URL SUBJECT
 """
 
 from __future__ import annotations

@@ -1,12 +1,14 @@
 """The public surface: what `correlator` exports, and that nothing leaks out by accident."""
 
+import dataclasses
 import inspect
 import subprocess
 import sys
 import types
 
 import correlator
-from correlator import Correlator, Group, Pending
+from correlator import Correlator, Group, Pending, transports
+from correlator.transports import routing
 
 PUBLIC = {
     "CapacityExceeded",
@@ -164,3 +166,31 @@ def test_the_core_imports_no_web_framework_and_no_logger_but_the_standard_one():
         timeout=60,
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_the_transports_export_these():
+    assert set(transports.__all__) == {
+        "SCHEMES",
+        "Handler",
+        "MemoryReplyStore",
+        "Message",
+        "ReplyStore",
+        "Transport",
+        "TransportStats",
+        "connect",
+        "reply_store",
+    }
+    assert set(routing.__all__) == {"CallbackRouter", "callback_reply"}
+    assert public(transports.Transport) == {
+        "error_code_header",
+        "error_header",
+        "forward",
+        "request",
+        "serve",
+        "stats",
+    }
+    assert {field.name for field in dataclasses.fields(transports.Message)} == {
+        "body",
+        "content_type",
+        "headers",
+    }

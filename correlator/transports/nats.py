@@ -17,7 +17,7 @@ import asyncio
 import logging
 import re
 import ssl as tls
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any, ClassVar
@@ -50,6 +50,7 @@ _DIAL = 5.0  # seconds that connecting may take
 _AGAIN = 0.25  # seconds between attempts to connect
 
 Take = Callable[[str, str, bytes, bytes | None], None]
+End = Callable[[], Awaitable[None]]
 
 
 class _Client(Client):
@@ -111,7 +112,7 @@ class _Client(Client):
         if writer is not None:
             writer.transport.abort()
 
-    async def take(self, subject: str, queue: str, take: Take) -> Callable[[], Any]:
+    async def take(self, subject: str, queue: str, take: Take) -> End:
         """Subscribe, and be sure of it. Returns what ends it. Raises ConnectionError."""
         self._refused = False
         subscription = await self.subscribe(subject, queue)
@@ -208,7 +209,8 @@ class NatsTransport(Transport[V]):
         self._nats = _Client()
         self._forwards: dict[str, Outgoing] = {}
         self._forward_number = 0
-        self._serving: set[Callable[[_Client], Any]] = set()
+        # What subscribes a service, and what ends that.
+        self._serving: dict[Callable[[_Client], Awaitable[None]], End] = {}
 
     def _check_name(self, destination: str) -> None:
         if _TOKENS.fullmatch(destination) is None:
@@ -238,7 +240,7 @@ class NatsTransport(Transport[V]):
             **self._options,
         )
         self._unsubscribe = await client.take(f"{self._address}.*", "", self._take_reply)
-        for serve in self._serving:
+        for serve in list(self._serving):
             await serve(client)
         self._connected()
 
@@ -362,18 +364,14 @@ class NatsTransport(Transport[V]):
                 message = Message(message.body, headers_too, message.content_type)
             service.take(message, partial(self._answer, reply) if reply else None)
 
-        end: Callable[[], Any]
-
         async def serve(client: _Client) -> None:
-            nonlocal end
-            end = await client.take(destination, self._queue, take)
+            self._serving[serve] = await client.take(destination, self._queue, take)
 
         await serve(self._nats)
-        self._serving.add(serve)
         try:
             yield
         finally:
-            self._serving.discard(serve)
+            end = self._serving.pop(serve)
             await end()
             await service.drain()
             with suppress(nats.errors.Error, OSError, TimeoutError):

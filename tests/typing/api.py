@@ -5,6 +5,7 @@
 import asyncio
 import concurrent.futures
 import itertools
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Literal, assert_type
 
@@ -35,7 +36,23 @@ from correlator import (
     remaining_time,
     request_scope,
 )
+from correlator.aiohttp import (
+    CallbackReply,
+    CallbackTokens,
+    ReplyRouter,
+    VerifiedToken,
+    callback_route,
+)
 from correlator.observers.structlog import StructlogObserver
+from correlator.transports import (
+    Message,
+    ReplyStore,
+    Transport,
+    TransportStats,
+    connect,
+    reply_store,
+)
+from correlator.transports.routing import CallbackRouter, callback_reply
 
 
 async def defaults() -> None:
@@ -242,3 +259,38 @@ def stores() -> None:
     assert_type(list(store), list[str])
     assert_type(list(store.values()), list[bytes])
     store.clear()
+
+
+async def transports() -> None:
+    async def handler(message: Message) -> bytes:
+        assert_type(message.body, bytes)
+        assert_type(message.headers, Mapping[str, str])
+        assert_type(message.content_type, str)
+        return message.body
+
+    async with (
+        Correlator[str, Message](timeout=5.0) as correlator,
+        connect("nats://localhost:4222", correlator, replica="one") as transport,
+        transport.serve("orders.create", handler, concurrency=10),
+    ):
+        assert_type(transport, Transport[Message])
+        reply = await transport.request("orders.create", b"{}", timeout=2.0, headers={"A": "b"})
+        assert_type(reply, Message)
+        assert_type(transport.owner, str)
+        assert_type(await transport.forward("one-0", "id", reply), bool)
+        assert_type(transport.stats(), TransportStats)
+
+
+async def callbacks_at_any_replica() -> None:
+    correlator = Correlator[str, CallbackReply]()
+    transport = connect("memory:", correlator, decode=callback_reply, on_disconnect="fail")
+    assert_type(transport, Transport[CallbackReply])
+    async with reply_store("valkey://localhost") as store:
+        assert_type(store, ReplyStore)
+        assert_type(await store.get("id"), Message | None)
+        assert_type(await store.put("id", Message(b""), 60.0), bool)
+        router: ReplyRouter = CallbackRouter(transport, store=store, ttl=60.0)
+        tokens = CallbackTokens([b"sixteen bytes or more"])
+        verified = tokens.verify(tokens.issue("id", 60.0, router.owner))
+        assert_type(verified, VerifiedToken | None)
+        callback_route(correlator, tokens=tokens, router=router)

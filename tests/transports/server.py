@@ -87,6 +87,13 @@ class _Guard:
 _guard = _Guard()
 
 
+def _is_stopped(status: Path) -> bool:
+    try:
+        return "\nState:\tT" in status.read_text()
+    except OSError:  # the thread has ended
+        return True
+
+
 class Server(ABC):
     """A server that `start` starts.
 
@@ -200,6 +207,10 @@ class Server(ABC):
     def pause(self) -> None:
         """Let it do nothing: its connections stay, and the kernel still accepts new ones."""
         os.kill(self.pid, signal.SIGSTOP)
+        # It goes on until each of its threads has heard of it: "State:" of proc_pid_status(5).
+        status = Path(f"/proc/{self.pid}/task")
+        while status.exists() and not all(map(_is_stopped, status.glob("*/status"))):
+            time.sleep(0.001)  # it is the kernel's doing: there is no clock to move
 
     def resume(self) -> None:
         os.kill(self.pid, signal.SIGCONT)

@@ -18,7 +18,7 @@ import re
 import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Mapping
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, ClassVar, Final, Generic, Literal, Self
@@ -140,7 +140,7 @@ class Transport(ABC, Generic[V]):
         self.replica: Final = replica
         self.owner: Final = f"{replica}-{secrets.token_hex(_EPOCH)}"
         self._fails = on_disconnect == "fail"
-        self._fate: Group[str, V] | None = None  # of what fails together
+        self._fate: Group[str, V] | None = None  # of what is pending here, and ends together
         self._state: Literal["new", "open", "closed"] = "new"
         self._ready = asyncio.Event()
         self._destinations: set[str] = set()  # that were checked
@@ -202,7 +202,8 @@ class Transport(ABC, Generic[V]):
     async def _leave(self) -> None:
         """Stop. What is pending here can get no reply any more, so it ends."""
         self._state = "closed"
-        self._lose()
+        self._ready.clear()
+        self._end_all("was closed")
         for service in list(self._services):
             service.cancel()
         try:
@@ -233,20 +234,22 @@ class Transport(ABC, Generic[V]):
             self._reconnects += 1
             _log.info("%r is connected again", self)
         self._was_ready = True
-        if self._fails:
-            self._fate = self._correlator.group(f"transport {self.owner}")
+        if self._fate is None or self._fate.closed:
+            with suppress(CorrelatorClosed):  # then nobody can ask, connected or not
+                self._fate = self._correlator.group(f"transport {self.owner}")
         self._ready.set()
 
     def _disconnected(self) -> None:
         """The connection is lost. Whether what is pending waits for the next is the user's word."""
         if self._ready.is_set():
             _log.warning("%r has lost its connection", self)
-        self._lose()
-
-    def _lose(self) -> None:
         self._ready.clear()
+        if self._fails:
+            self._end_all("has lost its connection")
+
+    def _end_all(self, why: str) -> None:
         if self._fate is not None and not self._fate.closed:
-            self._fate.close(CorrelatorClosed(f"{self!r} has lost its connection"))
+            self._fate.close(CorrelatorClosed(f"{self!r} {why}"))
 
     # -- asking --------------------------------------------------------------------------------
 

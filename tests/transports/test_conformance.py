@@ -423,6 +423,28 @@ async def test_leaving_a_service_waits_for_what_runs(replica, other, name):
     assert (await asking).body == b"done"
 
 
+@pytest.mark.parametrize("on_disconnect", ["wait", "fail"])
+async def test_leaving_ends_what_is_pending_at_once(url, other, name, on_disconnect):
+    started, never = asyncio.Event(), asyncio.Event()
+
+    async def handler(_message):
+        started.set()
+        await never.wait()
+        return b""
+
+    async with other.serve(name, handler), Correlator(timeout=PATIENCE) as correlator:
+        async with connect(url, correlator, on_disconnect=on_disconnect) as transport:
+            asking = asyncio.create_task(transport.request(name, b""))
+            await asyncio.wait_for(started.wait(), PATIENCE)
+            with correlator.register() as elsewhere:
+                await transport.__aexit__(None, None, None)
+                with pytest.raises(CorrelatorClosed):
+                    await asking
+                assert elsewhere.outcome is None, "what is not of this transport goes on"
+        assert balanced(correlator).closed == 1
+        never.set()
+
+
 @pytest.mark.parametrize("url", TELLS[:2], indirect=True)
 async def test_after_leaving_nobody_listens_there(replica, other, name):
     async with other.serve(name, echo):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 import sys
 import time
 from collections import Counter
@@ -17,6 +18,9 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
+
+import pika
+from redis import Redis
 
 from correlator import (
     CapacityExceeded,
@@ -29,7 +33,8 @@ from correlator import (
 from correlator.transports import Message, connect
 
 from .proxy import Proxy
-from .servers import Server
+from .server import Server
+from .servers import NatsServer, RabbitmqServer, ValkeyServer
 
 __all__ = ["WITHOUT_LOSS", "Faults", "Report", "through"]
 
@@ -40,6 +45,7 @@ WITHOUT_LOSS = (
 """The faults in which nobody dies, neither the broker nor a replica."""
 
 GRACE = 1.0  # seconds after its deadline by which a request has ended, whatever happens
+KEPT = 5.0  # seconds for which a broker keeps the replies for a replica that is not there
 CALLERS = 20  # for each replica
 DESTINATION = "faults.echo"
 RESTARTS = 0.04  # share of faults that kill the broker: it takes the longest
@@ -95,6 +101,23 @@ class Report:
         return "\n".join(f"{name:{width}}  {value:>10}" for name, value in rows.items())
 
 
+def left_at(server: Server) -> list[str]:
+    """Return what is left at a broker that should not be: addresses of replies, and requests."""
+    if isinstance(server, ValkeyServer):
+        with Redis(port=server.port) as client:
+            keys = {key.decode() for key in client.scan_iter()}
+            left = [f"{client.xlen(key)} in {key}" for key in keys if client.xlen(key)]
+            return left + sorted(keys - {DESTINATION})
+    if isinstance(server, RabbitmqServer):
+        names = '[element(4, amqqueue:get_name(Q)) || Q <- rabbit_amqqueue:list(<<"/">>)]'
+        queues = set(re.findall(r'<<"([^"]+)">>', server.evaluate(names)))
+        with pika.BlockingConnection(pika.URLParameters(server.url)) as connection:
+            declared = connection.channel().queue_declare(DESTINATION, passive=True)
+            count = declared.method.message_count
+        return [f"{count} in {DESTINATION}"] * bool(count) + sorted(queues - {DESTINATION})
+    return []
+
+
 class Replica:
     """One that asks, through its proxy. It may be killed: then another takes its place."""
 
@@ -108,6 +131,8 @@ class Replica:
         self.proxy = proxy
         self._server = server
         self._options = {"on_disconnect": on_disconnect, "decode": receive, "replica": "asking"}
+        if not isinstance(server, NatsServer):  # which keeps nothing
+            self._options["reply_ttl"] = KEPT
 
     async def start(self) -> None:
         self.correlator: Correlator = Correlator(timeout=5.0)
@@ -215,6 +240,10 @@ class Faults:
                 self._check(replica)
                 await replica.transport.__aexit__(None, None, None)
                 await replica.correlator.aclose()
+        await asyncio.sleep(KEPT + 1.0)  # what the killed have left at the broker has its time
+        left = await asyncio.to_thread(left_at, self._server)
+        if left:
+            self.report.violations[f"left at the broker: {left}"] += 1
         self.report.seconds = time.monotonic() - began
         return self.report
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from pathlib import Path
 
 import pytest
 
@@ -460,7 +461,18 @@ async def test_leaving_ends_the_tasks_it_had(url, name):
     await until(lambda: asyncio.all_tasks() == before)
 
 
-async def test_a_request_has_no_task_of_its_own(replica, other, name):
+def timers():
+    """How many timers the loop has, where it is asyncio's, which can be looked into."""
+    scheduled = getattr(asyncio.get_running_loop(), "_scheduled", ())
+    return sum(not handle.cancelled() for handle in scheduled)
+
+
+def connections():
+    """How many files and sockets this process has."""
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+async def test_a_request_has_no_task_timer_or_connection_of_its_own(replica, other, name):
     never = asyncio.Event()
 
     async def handler(_message):
@@ -469,11 +481,14 @@ async def test_a_request_has_no_task_of_its_own(replica, other, name):
 
     async with other.serve(name, handler, concurrency=1):
         await asyncio.sleep(0.05)  # really: what a client starts by itself at first is not ours
-        before = len(asyncio.all_tasks())
+        before = len(asyncio.all_tasks()), connections(), timers()
         asking = [asyncio.create_task(replica.request(name, b"")) for _ in range(200)]
         await until(lambda: replica.transport.stats().sent == 200)
-        # The callers' own, and that of the one handler that runs.
-        assert len(asyncio.all_tasks()) <= before + 200 + 1
+        # The callers' own tasks, and that of the one handler that runs.
+        assert len(asyncio.all_tasks()) <= before[0] + 200 + 1
+        assert connections() <= before[1]
+        # The reaper's, and those that a client has for its own connections.
+        assert timers() <= before[2] + 5
         never.set()
         await asyncio.gather(*asking)
 

@@ -52,7 +52,7 @@ class CallbackRouter:
                 raise TypeError(f"store must be a ReplyStore, not {type(store).__name__}")
         self.owner: str = transport.owner
         self._transport = transport
-        self._store = store
+        self._kept = store
         self._ttl = check_seconds("ttl", ttl)
 
     async def route(self, owner: str, request_id: str, reply: CallbackReply) -> bool:
@@ -65,9 +65,9 @@ class CallbackRouter:
         message = _message(reply)
         if await self._transport.forward(owner, request_id, message):
             return True
-        if self._store is None:
+        if self._kept is None:
             return False
-        await self._store.put(request_id, message, self._ttl)
+        await self._kept.put(request_id, message, self._ttl)
         return True  # also where another is kept already: the first wins, and it was not lost
 
 

@@ -25,7 +25,7 @@ from typing import Any, ClassVar, Final, Generic, Literal, Self
 
 from typing_extensions import TypeVar
 
-from ..checks import check_bound, check_callable, check_instance, check_owner
+from ..checks import check_bound, check_callable, check_instance, check_owner, check_seconds
 from ..context import current_request_id
 from ..core import Correlator
 from ..errors import CorrelatorClosed, NoResponder, RequestRejected, shown
@@ -291,7 +291,7 @@ class Transport(ABC, Generic[V]):
         else:
             message = _message(body, headers, content_type, correlation_id)
         if self._state != "open":
-            self._check_open()
+            self._check_open()  # before anything is registered
         # As `correlate` does, with a send that cannot wait: so there is nothing to interrupt.
         correlator, fate = self._correlator, self._fate
         size = len(body)
@@ -308,24 +308,37 @@ class Transport(ABC, Generic[V]):
             raise
         return await pending
 
-    async def forward(self, owner: str, request_id: str, message: Message) -> bool:
+    async def forward(
+        self, owner: str, request_id: str, message: Message, *, timeout: float = 5.0
+    ) -> bool:
         """Send a reply that came here to the replica that waits for it; tell whether it is there.
 
         Args:
             owner: the other's `Transport.owner`.
             request_id: the id of its pending.
             message: the reply.
+            timeout: seconds for that, and for the connection to come back if it is lost.
 
         Raises:
+            ConnectionError: it could not be sent, or not in time; it may have gone out or not.
             CorrelatorClosed: it was not entered or is closed.
             TypeError, ValueError: an argument is no good. Nothing was sent.
-            Exception: the broker's client could not send it.
         """
         check_owner(owner)
         check_instance("message", message, Message)
+        check_seconds("timeout", timeout)
         self._check_id(request_id)
         self._check_open()
-        reached = await self._send(self._address_of(owner), request_id, message)
+        try:
+            async with asyncio.timeout(timeout):
+                reached = await self._send(self._address_of(owner), request_id, message)
+        except TimeoutError:
+            raise ConnectionError(f"{self!r} could not forward a reply in {timeout} s") from None
+        except (ConnectionError, CorrelatorClosed):
+            raise
+        except Exception as error:  # of the broker's client
+            kind = type(error).__name__
+            raise ConnectionError(f"{self!r} could not forward a reply: {kind}") from error
         self._forwarded += reached
         return reached
 
@@ -384,9 +397,8 @@ class Transport(ABC, Generic[V]):
 
     def __repr__(self) -> str:
         state = "connected" if self._ready.is_set() else self._state
-        return (
-            f"<{type(self).__name__} {self.owner[:-24]}… {state}>"  # no URL: it may hold a password
-        )
+        # Without the URL, which may hold a password, and most of the epoch.
+        return f"<{type(self).__name__} {self.owner[:-24]}… {state}>"
 
     # -- what broker's modules call --------------------------------------------------------------
 
@@ -422,11 +434,8 @@ class Transport(ABC, Generic[V]):
         what = error if isinstance(error, str) else type(error).__name__
         _log.warning("%r dropped a malformed message: %s", self, what)
 
-    def _no_responder(self, outgoing_or_id: Outgoing | str) -> None:
-        """The broker says that nobody listens where that was sent."""
-        request_id = (
-            outgoing_or_id if isinstance(outgoing_or_id, str) else outgoing_or_id.request_id
-        )
+    def _no_responder(self, request_id: str) -> None:
+        """The broker says that nobody listens where that request was sent."""
         error = NoResponder("nobody listens at the destination", request_id=request_id)
         self._end(request_id, error)
 
@@ -451,6 +460,7 @@ class Transport(ABC, Generic[V]):
     # -- the outbox ----------------------------------------------------------------------------
 
     def _put(self, outgoing: Outgoing) -> None:
+        self._check_open()  # also for who had to wait for a place meanwhile
         self._outbox.append(outgoing)
         if self._idle is not None:
             self._idle.set_result(None)
@@ -475,7 +485,9 @@ class Transport(ABC, Generic[V]):
             del batch  # or it would hold what was sent last for as long as nothing is
 
     def _is_wanted(self, outgoing: Outgoing) -> bool:
-        return outgoing.deadline is None or outgoing.request_id in self._correlator
+        if outgoing.deadline is not None:
+            return outgoing.request_id in self._correlator
+        return outgoing.sent is None or not outgoing.sent.done()
 
     # -- checks --------------------------------------------------------------------------------
 

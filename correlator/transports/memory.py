@@ -82,7 +82,7 @@ class MemoryTransport(Transport[V]):
                 continue
             service = self._bus.take_turns(each.address)
             if service is None:
-                self._no_responder(each)
+                self._no_responder(each.request_id)
                 continue
             message = each.message
             headers = {**message.headers, TIMEOUT_HEADER: str(each.left_ms(loop.time()))}

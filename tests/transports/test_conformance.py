@@ -387,6 +387,20 @@ async def test_a_replica_that_starts_anew_has_another_owner_and_none_of_its_repl
             assert pending.outcome is None
 
 
+async def test_a_reply_that_cannot_be_forwarded_in_time_is_a_connection_error(replica, other):
+    other.transport._disconnected()
+    with replica.correlator.register() as pending:
+        with pytest.raises(ConnectionError, match="in 0.1 s"):
+            await other.transport.forward(
+                replica.transport.owner, pending.request_id, Message(b"x"), timeout=0.1
+            )
+        other.transport._connected()
+        reply = Message(b"again")
+        assert await other.transport.forward(replica.transport.owner, pending.request_id, reply)
+        assert (await pending).body == b"again"
+    assert replica.correlator.stats().duplicate == 0, "what came too late was not sent after all"
+
+
 async def test_decode_makes_of_a_reply_what_callers_get(url, other, name):
     async with (
         Replica(url, decode=lambda message: message.body.decode()) as asking,

@@ -159,6 +159,12 @@ async def test_a_body_that_the_server_would_not_take_costs_itself(transport, sub
         await transport.request(subject, b"x")
 
 
+async def test_a_reply_that_the_server_would_not_take_cannot_be_forwarded(transport):
+    reply = Message(b"x" * (transport._nats.max_payload + 1))
+    with pytest.raises(ConnectionError, match="MaxPayload"):
+        await transport.forward("replica-0", "0" * 32, reply)
+
+
 @pytest.mark.parametrize("destination", [".", "a.", ".a", "a..b"])
 async def test_a_destination_with_an_empty_part_is_refused(transport, correlator, destination):
     with pytest.raises(ValueError, match="destination"):

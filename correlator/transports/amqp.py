@@ -175,7 +175,6 @@ class AmqpTransport(Transport[V]):
         finally:
             taking.cancel()
             await asyncio.wait([taking])
-            self._tasks.remove(taking)
             await taker.leave()
 
 

@@ -37,6 +37,7 @@ from .message import (
     Message,
     check_destination,
     check_headers,
+    check_message,
 )
 from .serving import Handler, Service
 
@@ -144,10 +145,10 @@ class Transport(ABC, Generic[V]):
         self._state: Literal["new", "open", "closed"] = "new"
         self._ready = asyncio.Event()
         self._destinations: set[str] = set()  # that were checked
-        self._outbox: list[Outgoing] = []
+        self._outbox: dict[Outgoing, None] = {}  # in order; what has ended leaves it at once
         self._idle: asyncio.Future[None] | None = None
         self._sending: set[asyncio.Future[bool]] = set()
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks: set[asyncio.Task[None]] = set()
         self._services: set[Service] = set()
         self._sent = self._received = self._malformed = self._forwarded = self._reconnects = 0
         self._was_ready = False
@@ -206,6 +207,10 @@ class Transport(ABC, Generic[V]):
         self._end_all("was closed")
         for service in list(self._services):
             service.cancel()
+        for sent in self._sending:
+            if not sent.done():
+                sent.set_exception(CorrelatorClosed(f"{self!r} was closed"))
+        self._outbox.clear()
         try:
             for task in self._tasks:
                 task.cancel()
@@ -213,18 +218,20 @@ class Transport(ABC, Generic[V]):
                 await asyncio.wait(self._tasks)
         finally:
             await self._shut()
-            self._outbox.clear()
-            for sent in self._sending:
-                if not sent.done():
-                    sent.set_exception(CorrelatorClosed(f"{self!r} was closed"))
 
     def _start(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         """Start something that runs for as long as this does, in a context of nobody's."""
         task = asyncio.get_running_loop().create_task(
-            work, name=f"correlator-{name} {self.owner}", context=contextvars.Context()
+            work, name=f"correlator-{name}", context=contextvars.Context()
         )
-        self._tasks.append(task)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
         return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("%s of %r died: %s", task.get_name(), self, type(error).__name__)
 
     def _connected(self) -> None:
         """The reply address is listened at: from now on requests may go out."""
@@ -299,14 +306,18 @@ class Transport(ABC, Generic[V]):
             pending = await correlator._admit(None, timeout, context, size, False, fate)
         else:
             pending = correlator._register(None, timeout, context, size, False, fate)
+        request_id = pending.request_id
+        outgoing = Outgoing(destination, request_id, message, pending.deadline)
         try:
-            request_id = pending.request_id
             self._check_id(request_id)
-            self._put(Outgoing(destination, request_id, message, pending.deadline))
+            self._put(outgoing)
         except BaseException:
             pending.cancel()
             raise
-        return await pending
+        try:
+            return await pending
+        finally:
+            self._outbox.pop(outgoing, None)
 
     async def forward(
         self, owner: str, request_id: str, message: Message, *, timeout: float = 5.0
@@ -325,7 +336,7 @@ class Transport(ABC, Generic[V]):
             TypeError, ValueError: an argument is no good. Nothing was sent.
         """
         check_owner(owner)
-        check_instance("message", message, Message)
+        check_message("message", message)
         check_seconds("timeout", timeout)
         self._check_id(request_id)
         self._check_open()
@@ -345,12 +356,14 @@ class Transport(ABC, Generic[V]):
     async def _send(self, address: str, request_id: str, message: Message) -> bool:
         """Send a reply, and tell whether it reached a place where somebody takes it."""
         sent: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        outgoing = Outgoing(address, request_id, message, sent=sent)
         self._sending.add(sent)
         try:
-            self._put(Outgoing(address, request_id, message, sent=sent))
+            self._put(outgoing)
             return await sent
         finally:
             self._sending.discard(sent)
+            self._outbox.pop(outgoing, None)
 
     # -- answering -----------------------------------------------------------------------------
 
@@ -461,20 +474,19 @@ class Transport(ABC, Generic[V]):
 
     def _put(self, outgoing: Outgoing) -> None:
         self._check_open()  # also for who had to wait for a place meanwhile
-        self._outbox.append(outgoing)
+        self._outbox[outgoing] = None
         if self._idle is not None:
             self._idle.set_result(None)
             self._idle = None
 
     async def _empty_outbox(self) -> None:
-        while True:
+        while self._state == "open":  # clients keep a cancellation to themselves now and then
             if not self._outbox:
                 self._idle = asyncio.get_running_loop().create_future()
                 await self._idle
             await self._ready.wait()
-            # What has ended meanwhile is not sent: nobody would take its reply.
             batch = [out for out in self._outbox if self._is_wanted(out)]
-            self._outbox = []
+            self._outbox = {}
             try:
                 await self._write(batch)
                 self._sent += sum(out.deadline is not None for out in batch)
@@ -485,6 +497,7 @@ class Transport(ABC, Generic[V]):
             del batch  # or it would hold what was sent last for as long as nothing is
 
     def _is_wanted(self, outgoing: Outgoing) -> bool:
+        """Tell whether somebody still waits for what it brings: he may have to wake up yet."""
         if outgoing.deadline is not None:
             return outgoing.request_id in self._correlator
         return outgoing.sent is None or not outgoing.sent.done()

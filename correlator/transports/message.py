@@ -16,6 +16,7 @@ __all__ = [
     "Message",
     "check_destination",
     "check_headers",
+    "check_message",
 ]
 
 TIMEOUT_HEADER: Final = "Correlator-Timeout-Ms"
@@ -31,7 +32,8 @@ _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 _DESTINATION = re.compile(r"[A-Za-z0-9._:/-]{1,255}")
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,255}")  # a token of RFC 9110
-_HEADER_VALUE = re.compile(r"[\x20-\x7e\x80-\U0010ffff]*")  # no line break, no NUL, no control
+# No line break, no NUL, no other control, and no half of a pair, which cannot be encoded.
+_HEADER_VALUE = re.compile(r"[\x20-\x7e\xa0-\ud7ff\ue000-\U0010ffff]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,3 +88,19 @@ def check_headers(headers: Any) -> Mapping[str, str]:
         if _HEADER_VALUE.fullmatch(value) is None:  # not the value: it may be secret
             raise ValueError(f"headers must have no control characters; the value of {name!r} does")
     return headers
+
+
+def check_message(name: str, message: Any) -> Message:
+    """Return `message`, which can go over a broker.
+
+    Raises:
+        TypeError: it is no `Message`, or holds something of the wrong type.
+        ValueError: a header of its could break a line.
+    """
+    if not isinstance(message, Message):
+        raise TypeError(f"{name} must be a Message, not {type(message).__name__}")
+    if not isinstance(message.body, bytes):
+        raise TypeError(f"{name} must have bytes for a body, not {type(message.body).__name__}")
+    if message.headers or message.content_type:
+        check_headers({"Content-Type": message.content_type, **message.headers})
+    return message

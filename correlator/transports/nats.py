@@ -66,7 +66,7 @@ class _Client(Client):
         super().__init__()
         self.takers: dict[int, Take] = {}
         self._taken = 0
-        self._refused = False
+        self._refused: list[str] = []  # what the server said of subscriptions that it forbids
 
     async def _process_msg(
         self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes | None
@@ -81,7 +81,8 @@ class _Client(Client):
             await asyncio.sleep(0)
 
     async def _process_err(self, err_msg: str) -> None:
-        self._refused = self._refused or "violation for subscription" in err_msg
+        if "violation for subscription" in err_msg:
+            self._refused.append(err_msg)
         await super()._process_err(err_msg)
 
     async def send(self, commands: list[bytes]) -> None:
@@ -114,11 +115,11 @@ class _Client(Client):
 
     async def take(self, subject: str, queue: str, take: Take) -> End:
         """Subscribe, and be sure of it. Returns what ends it. Raises ConnectionError."""
-        self._refused = False
         subscription = await self.subscribe(subject, queue)
         self.takers[subscription._id] = take
         await self.sync()
-        if self._refused:
+        # The server's own words are in small letters by now: the client's parser does that.
+        if any(f'"{subject.lower()}"' in each for each in self._refused):
             del self.takers[subscription._id]
             raise ConnectionError(f"NATS does not let this user subscribe to {subject}")
 
@@ -230,14 +231,20 @@ class NatsTransport(Transport[V]):
 
     async def _dial(self) -> None:
         client = self._nats = _Client()
+        try:
+            await self._listen(client)
+        except BaseException:
+            client.abort()
+            raise
+
+    async def _listen(self, client: _Client) -> None:
         await dial(
             client,
             self._url,
             disconnected_cb=self._on_disconnected,
             reconnected_cb=partial(self._on_reconnected, client),
             closed_cb=partial(self._on_closed, client),
-            name=f"correlator {self.replica}",
-            **self._options,
+            **{"name": f"correlator {self.replica}", **self._options},
         )
         self._unsubscribe = await client.take(f"{self._address}.*", "", self._take_reply)
         for serve in list(self._serving):
@@ -248,7 +255,7 @@ class NatsTransport(Transport[V]):
         self._fail_forwards()
         # In a task, for the client keeps cancellations to itself, and may wait for ever for a
         # server that has gone silent.
-        leaving = asyncio.get_running_loop().create_task(self._take_leave())
+        leaving = self._start(self._take_leave(), "leaving")
         await asyncio.wait([leaving], timeout=_LEAVE)
         if not leaving.done():
             self._nats.abort()
@@ -283,8 +290,9 @@ class NatsTransport(Transport[V]):
             await asyncio.sleep(_AGAIN)
             try:
                 await self._dial()
-            except ConnectionError as error:
-                _log.warning("%r: %s", self, error)
+            except Exception as error:
+                what = str(error) if isinstance(error, ConnectionError) else type(error).__name__
+                _log.warning("%r could not connect: %s", self, what)
             else:
                 return
 
@@ -292,25 +300,25 @@ class NatsTransport(Transport[V]):
 
     async def _write(self, batch: list[Outgoing]) -> None:
         now = asyncio.get_running_loop().time()
-        largest = self._nats.max_payload
         commands: list[bytes] = []
         forwards: list[str] = []
         for out in batch:
-            if len(out.message.body) > largest:
-                self._unsent(out, nats.errors.MaxPayloadError())
-            elif out.deadline is not None:
+            subject, reply, number = out.address, "", ""
+            if out.deadline is not None:
                 reply = f"{self._address}.{out.request_id}{_LEFT}{out.left_ms(now)}"
-                commands.append(_publish(out.address, reply, out.message))
-            elif out.sent is None:
-                commands.append(_publish(out.address, "", out.message))
-            else:
+            elif out.sent is not None:
                 # With a reply subject, so that the server tells if nobody is there.
                 self._forward_number += 1
                 number = f"{_FORWARDED}{self._forward_number}"
+                subject, reply = f"{subject}.{out.request_id}", f"{self._address}.{number}"
+            try:
+                commands.append(_publish(subject, reply, out.message, self._nats.max_payload))
+            except Exception as error:  # it costs that one
+                self._unsent(out, error)
+                continue
+            if number:
                 self._forwards[number] = out
                 forwards.append(number)
-                subject = f"{out.address}.{out.request_id}"
-                commands.append(_publish(subject, f"{self._address}.{number}", out.message))
         if not commands:
             return
         await self._nats.send(commands)
@@ -381,16 +389,22 @@ class NatsTransport(Transport[V]):
         self._put(Outgoing(subject, "", message))
 
 
-def _publish(subject: str, reply: str, message: Message) -> bytes:
-    """Return the command that publishes a message."""
+def _publish(subject: str, reply: str, message: Message, largest: int) -> bytes:
+    """Return the command that publishes a message.
+
+    Raises:
+        MaxPayloadError: it has more bytes, with its headers, than the server takes.
+    """
     body = message.body
     to = f"{subject} {reply}" if reply else subject
     lines = f"{_CONTENT_TYPE}: {message.content_type}\r\n" if message.content_type else ""
     for name, value in message.headers.items():
         lines += f"{name}: {value}\r\n"
-    if not lines:
+    head = f"NATS/1.0\r\n{lines}\r\n".encode() if lines else b""
+    if len(head) + len(body) > largest:
+        raise nats.errors.MaxPayloadError  # the server would end the connection
+    if not head:
         return b"PUB %b %d\r\n%b\r\n" % (to.encode(), len(body), body)
-    head = f"NATS/1.0\r\n{lines}\r\n".encode()
     size = len(head)
     return b"HPUB %b %d %d\r\n%b%b\r\n" % (to.encode(), size, size + len(body), head, body)
 

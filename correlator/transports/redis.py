@@ -267,7 +267,6 @@ class RedisTransport(Transport[V]):
                 try:
                     task.cancel()
                     await asyncio.wait([task])
-                    self._tasks.remove(task)
                     await intake.leave()
                 finally:
                     self._intakes.discard(intake)

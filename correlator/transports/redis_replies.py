@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
 from redis.asyncio import Redis
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
 
 from ..checks import check_instance
 from .message import Message
+from .redis_link import Server
 from .replies import ReplyStore, check_reply, pack, unpack
 
 __all__ = ["RedisReplyStore", "open_store"]
@@ -20,7 +23,17 @@ __all__ = ["RedisReplyStore", "open_store"]
 @asynccontextmanager
 async def open_store(url: str) -> AsyncIterator[ReplyStore]:
     """Give a store at that server, for the length of a block."""
-    async with Redis.from_url(url.replace("valkey", "redis", 1)) as client:
+    server = Server.at(urlsplit(url), None)
+    # Without retries: of a `SET NX` that is done twice the second says that it was not done.
+    async with Redis(
+        host=server.host,
+        port=server.port,
+        db=server.database,
+        username=server.user,
+        password=server.password,
+        ssl=server.ssl is not None,
+        retry=Retry(NoBackoff(), 0),
+    ) as client:
         yield RedisReplyStore(client)
 
 
@@ -47,7 +60,7 @@ class RedisReplyStore:
             kept = await self._client.set(
                 self._prefix + request_id, pack(reply), nx=True, px=milliseconds
             )
-        except (RedisConnectionError, RedisTimeoutError) as error:
+        except RedisError as error:
             raise ConnectionError(f"the reply store is not there: {type(error).__name__}") from None
         return kept is not None
 
@@ -55,7 +68,7 @@ class RedisReplyStore:
         """Return the reply, or None: see `ReplyStore.get`."""
         try:
             packed = await self._client.get(self._prefix + request_id)
-        except (RedisConnectionError, RedisTimeoutError) as error:
+        except RedisError as error:
             raise ConnectionError(f"the reply store is not there: {type(error).__name__}") from None
         return None if packed is None else unpack(packed)
 

@@ -15,7 +15,7 @@ from ..checks import MAX_SECONDS
 from ..context import request_scope
 from ..errors import CorrelationError
 from ..ids import is_valid_request_id
-from .message import REQUEST_ID_HEADER, TIMEOUT_HEADER, Message, check_headers
+from .message import REQUEST_ID_HEADER, TIMEOUT_HEADER, Message, check_message
 
 __all__ = ["Handler", "Service"]
 
@@ -27,6 +27,7 @@ Reply = Callable[[Message], Awaitable[object]]
 
 _log = logging.getLogger("correlator")
 
+_SENDING = 5.0  # seconds that an answer may take to go out, if its request does not say
 _MAX_BACKLOG = 10_000  # requests that wait for a place, where a broker cannot be told to hold back
 
 
@@ -151,9 +152,12 @@ class Service:
             request_id = None
         with request_scope(request_id, left):
             answer = await self._call(message)
-        if reply is not None:
-            await reply(answer)
-        await acknowledge()
+        # Nobody wants the answer after that; and the broker may be gone, for good perhaps.
+        at_most = _SENDING if left is None else max(_SENDING, left)
+        async with asyncio.timeout(at_most):
+            if reply is not None:
+                await reply(answer)
+            await acknowledge()
 
     async def _call(self, message: Message) -> Message:
         """Return the handler's answer, or the error reply that stands for what it raised."""
@@ -161,12 +165,7 @@ class Service:
             answer = await self._handler(message)
             if isinstance(answer, bytes):
                 return Message(answer)
-            if not isinstance(answer, Message):
-                raise TypeError(
-                    f"a handler must return a Message or bytes, not {type(answer).__name__}"
-                )
-            if answer.headers or answer.content_type:
-                check_headers({"Content-Type": answer.content_type, **answer.headers})
+            check_message("a handler's answer", answer)
         except Exception as error:
             _log.exception("the handler of %r failed", self)
             status = error.status if isinstance(error, CorrelationError) else 500

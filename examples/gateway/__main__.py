@@ -98,6 +98,8 @@ def main() -> None:
         asyncio.run(run(options, faults))
     except ConnectionError as error:
         sys.exit(f"the broker is not there: {error}")
+    except ImportError as error:
+        sys.exit(str(error))
     except OSError as error:
         sys.exit(
             f"cannot listen on {options.host} port {options.port}: {error.strerror or error}; "

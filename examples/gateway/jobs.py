@@ -137,7 +137,7 @@ class Jobs:
         deadline, _, request_id = verified.request_id.partition(" ")
         if request_id in self._running:
             return PENDING
-        for store in (self._store, self._spare):
+        for store in (self._spare, self._store):
             for key in (request_id, request_id + _FAILED):
                 kept = await store.get(key)
                 if kept is not None:
@@ -146,7 +146,12 @@ class Jobs:
         return PENDING if under_way else None
 
     async def _end(self, job: Job) -> None:
-        self._running.discard(job.request_id)
+        try:
+            await self._keep(job)
+        finally:
+            self._running.discard(job.request_id)
+
+    async def _keep(self, job: Job) -> None:
         result = job.result
         # A job that was refused has told its client so: there is nothing to poll.
         if result is None or isinstance(result, CapacityExceeded | CorrelatorClosed):

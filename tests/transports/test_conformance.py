@@ -253,13 +253,35 @@ async def test_an_error_of_ours_is_answered_with_its_status(replica, other, name
             await replica.request(name, b"")
 
 
-async def test_a_handler_that_returns_something_else_is_an_error_reply(replica, other, name):
-    async def handler(_message):
-        return "text"
+@pytest.mark.parametrize(
+    "nonsense",
+    [
+        "text",
+        None,
+        Message("text"),
+        Message(b"", {"a": "b\r\nc: d"}),
+        Message(b"", {"a": 5}),
+        Message(b"", content_type="a\nb"),
+    ],
+)
+async def test_a_handler_that_returns_something_else_is_an_error_reply(
+    replica, other, name, nonsense
+):
+    async def handler(message):
+        return message.body if message.body == b"good" else nonsense
 
     async with other.serve(name, handler):
-        with pytest.raises(RequestRejected):
-            await replica.request(name, b"")
+        bad, good = await asyncio.gather(
+            replica.request(name, b"bad"), replica.request(name, b"good"), return_exceptions=True
+        )
+    assert isinstance(bad, RequestRejected)
+    assert good.body == b"good", "it costs that one, and not what goes out with it"
+
+
+@pytest.mark.parametrize("nonsense", [b"", Message("text"), Message(b"", {"a": "\udcff"})])
+async def test_nonsense_is_not_forwarded(replica, other, nonsense):
+    with pytest.raises((TypeError, ValueError), match="message|headers"):
+        await other.transport.forward(replica.transport.owner, "0" * 32, nonsense)
 
 
 @pytest.mark.parametrize("url", TELLS, indirect=True)
@@ -559,6 +581,8 @@ async def test_an_id_that_could_reach_others_is_refused(replica, request_id):
         ({"a\r\nb": "c"}, ValueError),
         ({"a": "b\r\nc: d"}, ValueError),
         ({"a": "b\x00"}, ValueError),
+        ({"a": "b\x85"}, ValueError),
+        ({"a": "half a pair: \udcff"}, ValueError),
         ({"": "b"}, ValueError),
         ({"a": 1}, TypeError),
         ({1: "a"}, TypeError),
@@ -597,5 +621,21 @@ async def test_nothing_of_a_request_stays_behind(replica, other, name, caplog):
         for _ in range(20):
             await replica.request(name, b"x" * 1000)
         assert len(replica.correlator) == 0
-        assert replica.transport._outbox == []
+        assert replica.transport._outbox == {}
     assert caplog.records == []
+
+
+async def test_what_ends_while_the_link_is_down_is_not_kept_for_when_it_is_up(replica, name):
+    replica.transport._disconnected()
+    asking = [
+        asyncio.create_task(replica.request(name, b"x" * 1000, timeout=0.05)) for _ in range(50)
+    ]
+    await asyncio.sleep(0)
+    assert len(replica.transport._outbox) == 50
+    asking[0].cancel()
+    ended = await asyncio.gather(*asking, return_exceptions=True)
+    assert isinstance(ended[0], asyncio.CancelledError)
+    assert all(isinstance(each, RequestTimeout) for each in ended[1:])
+    assert replica.transport._outbox == {}
+    replica.transport._connected()
+    assert replica.transport.stats().sent == 0

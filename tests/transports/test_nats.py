@@ -159,6 +159,16 @@ async def test_a_body_that_the_server_would_not_take_costs_itself(transport, sub
         await transport.request(subject, b"x")
 
 
+async def test_headers_count_for_what_the_server_takes(transport, subject):
+    """It would end the connection, with all that others have under way."""
+    body = b"x" * transport._nats.max_payload
+    with pytest.raises(RequestRejected):
+        await transport.request(subject, body, headers={"A": "b"})
+    with pytest.raises(NoResponder):
+        await transport.request(subject, body)
+    assert transport.stats().reconnects == 0
+
+
 async def test_a_reply_that_the_server_would_not_take_cannot_be_forwarded(transport):
     reply = Message(b"x" * (transport._nats.max_payload + 1))
     with pytest.raises(ConnectionError, match="MaxPayload"):

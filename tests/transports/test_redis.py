@@ -153,18 +153,6 @@ async def test_a_client_in_plain_redis_py_is_answered(serving, client, name):
     client.delete("their:own:replies")
 
 
-async def test_a_header_that_cannot_be_encoded_costs_its_own_request(asking, serving, name):
-    async with serving.serve(name, echo):
-        bad, good = await asyncio.gather(
-            asking.request(name, b"", headers={"A": "\ud800"}),
-            asking.request(name, b"good"),
-            return_exceptions=True,
-        )
-    assert isinstance(bad, RequestRejected)
-    assert isinstance(bad.__cause__, UnicodeEncodeError)
-    assert good.body == b"good"
-
-
 async def test_what_the_server_refuses_costs_its_own_request(asking, serving, client, name):
     client.set(f"{name}:taken", "not a stream")
     async with serving.serve(name, echo):

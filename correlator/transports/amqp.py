@@ -127,7 +127,7 @@ class AmqpTransport(Transport[V]):
                     session = await self._connect()
                     break
                 except Exception as error:
-                    _log.debug("%r could not connect: %s", self, type(error).__name__)
+                    _log.warning("%r could not connect: %s", self, type(error).__name__)
                     delay = min(2 * delay, LAST_DELAY)
 
     async def _present(self) -> _Session:

@@ -32,7 +32,7 @@ from .base import Outgoing, Transport
 from .message import TIMEOUT_HEADER, Message
 from .serving import Service
 
-__all__ = ["NatsTransport", "dial"]
+__all__ = ["NatsTransport", "checked_url", "dial"]
 
 V = TypeVar("V", default=Message)
 
@@ -132,6 +132,18 @@ class _Client(Client):
         return end
 
 
+def checked_url(url: SplitResult) -> SplitResult:
+    """Return a URL that names a server. Raises ValueError, which does not quote it."""
+    try:
+        port = url.port
+    except ValueError:
+        port = 0
+    # Without what is there: a password with a slash in it ends up in any of these.
+    if not url.hostname or port == 0 or url.path.strip("/") or url.query or url.fragment:
+        raise ValueError("url must name a host, a port or none, and nothing after them, for NATS")
+    return url
+
+
 async def dial(client: Client, url: SplitResult, **options: Any) -> None:
     """Connect a client: it fails at once if nobody is there, but once connected it never gives up.
 
@@ -200,7 +212,9 @@ class NatsTransport(Transport[V]):
                 )
         if ssl is not None:
             check_instance("ssl", ssl, tls.SSLContext)
-        self._url = url
+        if client_options is not None:
+            check_instance("client_options", client_options, dict)
+        self._url = checked_url(url)
         self._prefix = prefix
         self._queue = group
         self._options = {} if client_options is None else dict(client_options)

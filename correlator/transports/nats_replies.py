@@ -15,7 +15,7 @@ from nats.js.kv import KeyValue
 
 from ..checks import check_bound, check_instance, check_seconds
 from .message import Message
-from .nats import dial
+from .nats import checked_url, dial
 from .replies import ReplyStore, check_reply, pack, unpack
 
 __all__ = ["NatsReplyStore", "open_store"]
@@ -25,7 +25,7 @@ __all__ = ["NatsReplyStore", "open_store"]
 async def open_store(url: str) -> AsyncIterator[ReplyStore]:
     """Give a store at that server, for the length of a block. Raises ConnectionError."""
     client = Client()
-    await dial(client, urlsplit(url))
+    await dial(client, checked_url(urlsplit(url)))
     try:
         yield NatsReplyStore(client)
     finally:

@@ -52,6 +52,17 @@ async def test_a_url_that_is_no_brokers_is_refused_without_its_password(correlat
         assert caught.value.__suppress_context__ or caught.value.__context__ is None
 
 
+@pytest.mark.parametrize("scheme", [each for each in SCHEMES if each != "memory"])
+@pytest.mark.parametrize(
+    "rest", [f"//user:{SECRET}/x@host", "//host:99999", "//host:x", "//host/a?b=c"]
+)
+async def test_a_url_that_names_no_server_is_refused_at_once(correlator, scheme, rest):
+    with pytest.raises(ValueError, match="url") as caught:
+        connect(f"{scheme}:{rest}", correlator)
+    assert SECRET not in str(caught.value)
+    assert SECRET.split("-")[0] not in str(caught.value)
+
+
 @pytest.mark.parametrize("url", [None, 5, b"nats://127.0.0.1"])
 async def test_a_url_that_is_no_text_is_refused(correlator, url):
     for use in (lambda: connect(url, correlator), lambda: reply_store(url)):

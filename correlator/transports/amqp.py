@@ -201,7 +201,8 @@ class _Session:
         channel.on_confirm = self._confirmed
         channel.on_return = self._came_back
         channel.on_delivery = self._take_reply
-        expiry: FieldTable = {"x-expires": reply_ttl}
+        # Classic whatever the virtual host's default is: a quorum queue a replica is too many.
+        expiry: FieldTable = {"x-expires": reply_ttl, "x-queue-type": "classic"}
         await channel.call(Confirm.Select())
         await channel.call(Queue.Declare(queue=self._inbox, durable=True, arguments=expiry))
         await channel.call(Basic.Consume(queue=self._inbox, consumer_tag=TAG))

@@ -459,6 +459,9 @@ class Transport(ABC, Generic[V]):
                 outgoing.sent.set_exception(error)
                 outgoing.sent.exception()  # whoever waits gets it; nobody else need to hear of it
             return
+        if outgoing.deadline is None:
+            _log.warning("%r could not send an answer: %s", self, type(error).__name__)
+            return
         rejected = RequestRejected(
             f"the request could not be sent: {type(error).__name__}",
             request_id=outgoing.request_id,

@@ -17,6 +17,7 @@ import asyncio
 import logging
 import re
 import ssl as tls
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
@@ -329,6 +330,10 @@ class NatsTransport(Transport[V]):
                 commands.append(_publish(subject, reply, out.message, self._nats.max_payload))
             except Exception as error:  # it costs that one
                 self._unsent(out, error)
+                if out.deadline is None and out.sent is None:  # an answer: whoever asked is told
+                    names = self.error_header, self.error_code_header
+                    told = dict(zip(names, (type(error).__name__, "500"), strict=True))
+                    commands.append(_publish(subject, "", Message(b"", told), sys.maxsize))
                 continue
             if number:
                 self._forwards[number] = out

@@ -152,11 +152,15 @@ class Service:
             request_id = None
         with request_scope(request_id, left):
             answer = await self._call(message)
-        # Nobody wants the answer after that; and the broker may be gone, for good perhaps.
-        at_most = _SENDING if left is None else max(_SENDING, left)
-        async with asyncio.timeout(at_most):
-            if reply is not None:
-                await reply(answer)
+        if reply is not None:
+            # Nobody wants the answer after that; and the broker may be gone, for good perhaps.
+            at_most = _SENDING if left is None else max(_SENDING, left)
+            try:
+                async with asyncio.timeout(at_most):
+                    await reply(answer)
+            except TimeoutError:
+                _log.warning("an answer of %r did not go out in %.1f s", self, at_most)
+        async with asyncio.timeout(_SENDING):
             await acknowledge()
 
     async def _call(self, message: Message) -> Message:

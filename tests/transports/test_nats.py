@@ -159,6 +159,16 @@ async def test_a_body_that_the_server_would_not_take_costs_itself(transport, sub
         await transport.request(subject, b"x")
 
 
+async def test_an_answer_that_the_server_would_not_take_is_an_error_reply(transport, subject):
+    async def handler(_message):
+        return b"x" * (transport._nats.max_payload + 1)
+
+    async with transport.serve(subject, handler):
+        with pytest.raises(RequestRejected, match="500") as caught:
+            await transport.request(subject, b"x")
+    assert caught.value.reply.headers["Nats-Service-Error"] == "MaxPayloadError"
+
+
 async def test_headers_count_for_what_the_server_takes(transport, subject):
     """It would end the connection, with all that others have under way."""
     body = b"x" * transport._nats.max_payload

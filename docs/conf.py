@@ -44,6 +44,7 @@ nitpick_ignore_regex = [
     ("py:obj", r".*"),
     # Other people's names: without intersphinx there is nothing to link to.
     ("py:class", r"(aiohttp|collections|concurrent|contextlib|typing_extensions|yarl)\..*"),
+    ("py:class", r"(nats|redis)\..*"),
     ("py:exc", r"aiohttp\..*"),
     ("py:class", r"Webhook|web\.RouteDef"),
     # Type variables, and a TypedDict that only spells out aiohttp's own arguments.

@@ -25,8 +25,9 @@ from typing_extensions import TypeVar
 from ..checks import check_instance, check_seconds
 from .amqp_link import Broker, Channel, Content, Link
 from .amqp_taking import FIRST_DELAY, LAST_DELAY, TAG, Taker, bounded, message_of
-from .base import Outgoing, Transport
+from .base import Transport
 from .message import TIMEOUT_HEADER, Message, check_destination
+from .outgoing import Outgoing
 from .serving import Service
 
 __all__ = ["AmqpTransport"]

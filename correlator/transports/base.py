@@ -28,20 +28,21 @@ from typing_extensions import TypeVar
 from ..checks import check_bound, check_callable, check_instance, check_owner, check_seconds
 from ..context import current_request_id
 from ..core import Correlator
-from ..errors import CorrelatorClosed, NoResponder, RequestRejected, shown
+from ..errors import CorrelatorClosed, NoResponder, RequestRejected
 from ..group import Group
 from .message import (
     ERROR_CODE_HEADER,
     ERROR_HEADER,
-    REQUEST_ID_HEADER,
     Message,
     check_destination,
-    check_headers,
     check_message,
+    check_request_id,
+    message_from,
 )
+from .outgoing import Outgoing
 from .serving import Handler, Service
 
-__all__ = ["Outgoing", "Transport", "TransportStats"]
+__all__ = ["Transport", "TransportStats"]
 
 V = TypeVar("V", default=Message)
 
@@ -50,40 +51,6 @@ _log = logging.getLogger("correlator")
 _EPOCH = 16  # bytes
 _MAX_DESTINATIONS = 1000
 _REPLICA = re.compile(r"[A-Za-z0-9_]{1,31}")
-_REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,200}")
-
-
-class Outgoing:
-    """Something to be sent.
-
-    Attributes:
-        address: a destination, or a reply address.
-        request_id: the id that pairs it.
-        message: what is sent.
-        deadline: when nobody wants it any more, on the loop's clock; None for a reply.
-        sent: where given, gets whether it reached a place where somebody takes it.
-    """
-
-    __slots__ = ("address", "deadline", "message", "request_id", "sent")
-
-    def __init__(
-        self,
-        address: str,
-        request_id: str,
-        message: Message,
-        deadline: float | None = None,
-        sent: asyncio.Future[bool] | None = None,
-    ) -> None:
-        self.address = address
-        self.request_id = request_id
-        self.message = message
-        self.deadline = deadline
-        self.sent = sent
-
-    def left_ms(self, now: float) -> int:
-        """Return the milliseconds left of a request at `now`, on the loop's clock."""
-        assert self.deadline is not None, "a reply has no deadline"
-        return max(0, int((self.deadline - now) * 1000))
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,7 +263,7 @@ class Transport(ABC, Generic[V]):
         if plain and body.__class__ is bytes:
             message = Message(body)
         else:
-            message = _message(body, headers, content_type, correlation_id)
+            message = message_from(body, headers, content_type, correlation_id)
         if self._state != "open":
             self._check_open()  # before anything is registered
         # As `correlate` does, with a send that cannot wait: so there is nothing to interrupt.
@@ -309,7 +276,7 @@ class Transport(ABC, Generic[V]):
         request_id = pending.request_id
         outgoing = Outgoing(destination, request_id, message, pending.deadline)
         try:
-            self._check_id(request_id)
+            check_request_id(request_id)
             self._put(outgoing)
         except BaseException:
             pending.cancel()
@@ -338,7 +305,7 @@ class Transport(ABC, Generic[V]):
         check_owner(owner)
         check_message("message", message)
         check_seconds("timeout", timeout)
-        self._check_id(request_id)
+        check_request_id(request_id)
         self._check_open()
         try:
             async with asyncio.timeout(timeout):
@@ -513,13 +480,6 @@ class Transport(ABC, Generic[V]):
                 f"{self!r} is not open: use it inside `async with connect(...) as transport:`"
             )
 
-    def _check_id(self, request_id: Any) -> None:
-        if not isinstance(request_id, str) or _REQUEST_ID.fullmatch(request_id) is None:
-            raise ValueError(
-                f"request_id must be 1 to 200 characters out of A-Z a-z 0-9 _ - to go over a "
-                f"broker, not {shown(request_id)}"
-            )
-
     def _check_destination(self, destination: str) -> None:
         """Refuse what is no destination, and remember what is. Raises ValueError or TypeError."""
         check_destination(destination)
@@ -530,15 +490,3 @@ class Transport(ABC, Generic[V]):
 
     def _check_name(self, destination: str) -> None:
         """Refuse what this broker, other than others, cannot take for one. Raises ValueError."""
-
-
-def _message(body: Any, headers: Any, content_type: Any, correlation_id: str | None) -> Message:
-    if not isinstance(body, bytes):
-        raise TypeError(f"body must be bytes, not {type(body).__name__}")
-    if not isinstance(content_type, str):
-        raise TypeError(f"content_type must be a string, not {content_type!r:.100}")
-    check_headers({"Content-Type": content_type})
-    given = {} if headers is None else dict(check_headers(headers))
-    if correlation_id is not None:
-        given.setdefault(REQUEST_ID_HEADER, correlation_id)
-    return Message(body, given, content_type)

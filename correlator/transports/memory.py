@@ -17,8 +17,9 @@ from weakref import WeakKeyDictionary
 
 from typing_extensions import TypeVar
 
-from .base import Outgoing, Transport
+from .base import Transport
 from .message import TIMEOUT_HEADER, Message
+from .outgoing import Outgoing
 from .serving import Service
 
 __all__ = ["MemoryTransport"]

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final
 
+from ..errors import shown
+
 __all__ = [
     "ERROR_CODE_HEADER",
     "ERROR_HEADER",
@@ -17,6 +19,8 @@ __all__ = [
     "check_destination",
     "check_headers",
     "check_message",
+    "check_request_id",
+    "message_from",
 ]
 
 TIMEOUT_HEADER: Final = "Correlator-Timeout-Ms"
@@ -30,6 +34,7 @@ ERROR_CODE_HEADER: Final = "Correlator-Error-Code"
 
 _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
+_REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,200}")
 _DESTINATION = re.compile(r"[A-Za-z0-9._:/-]{1,255}")
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,255}")  # a token of RFC 9110
 # No line break, no NUL, no other control, and no half of a pair, which cannot be encoded.
@@ -104,3 +109,25 @@ def check_message(name: str, message: Any) -> Message:
     if message.headers or message.content_type:
         check_headers({"Content-Type": message.content_type, **message.headers})
     return message
+
+
+def check_request_id(request_id: Any) -> None:
+    """Raise ValueError if that is no id that can be part of an address at a broker."""
+    if not isinstance(request_id, str) or _REQUEST_ID.fullmatch(request_id) is None:
+        raise ValueError(
+            f"request_id must be 1 to 200 characters out of A-Z a-z 0-9 _ - to go over a "
+            f"broker, not {shown(request_id)}"
+        )
+
+
+def message_from(body: Any, headers: Any, content_type: Any, correlation_id: str | None) -> Message:
+    """Return a message of what a caller gave. Raises TypeError or ValueError."""
+    if not isinstance(body, bytes):
+        raise TypeError(f"body must be bytes, not {type(body).__name__}")
+    if not isinstance(content_type, str):
+        raise TypeError(f"content_type must be a string, not {content_type!r:.100}")
+    check_headers({"Content-Type": content_type})
+    given = {} if headers is None else dict(check_headers(headers))
+    if correlation_id is not None:
+        given.setdefault(REQUEST_ID_HEADER, correlation_id)
+    return Message(body, given, content_type)

@@ -25,15 +25,16 @@ from typing import Any, ClassVar
 from urllib.parse import SplitResult
 
 import nats.errors
-from nats.aio.client import Client
 from typing_extensions import TypeVar
 
 from ..checks import check_instance
-from .base import Outgoing, Transport
+from .base import Transport
 from .message import TIMEOUT_HEADER, Message
+from .nats_link import End, Link, checked_url, dial
+from .outgoing import Outgoing
 from .serving import Service
 
-__all__ = ["NatsTransport", "checked_url", "dial"]
+__all__ = ["NatsTransport"]
 
 V = TypeVar("V", default=Message)
 
@@ -43,139 +44,9 @@ _SUBJECT = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*")
 _TOKENS = re.compile(r"[^.]+(?:\.[^.]+)*")
 _CONTENT_TYPE = "Content-Type"
 _LEFT = "~"  # before the milliseconds that a request has left, in its reply subject
-_TURN = 100  # messages taken in one turn of the loop: a flood holds up nobody else
 _FORWARDED = "+"  # begins what stands for an id in the address of a forwarded reply; no id has it
-_PING = 5  # seconds; two without an answer, and the connection counts as lost
 _LEAVE = 1.0  # seconds that taking leave may take
-_DIAL = 5.0  # seconds that connecting may take
 _AGAIN = 0.25  # seconds between attempts to connect
-
-Take = Callable[[str, str, bytes, bytes | None], None]
-End = Callable[[], Awaitable[None]]
-
-
-class _Client(Client):
-    """nats-py's client, with a way past its queues.
-
-    It gives each message to a queue and each queue to a task, and looks at each subject published
-    anew. For replies, which only have to be looked up, that is more than all the rest of the work;
-    so what is subscribed here is handed over as it comes off the wire, and what is sent goes to its
-    buffer as one piece. These are inner names of nats-py (2.16): a test holds that they are there.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.takers: dict[int, Take] = {}
-        self._taken = 0
-        self._refused: list[str] = []  # what the server said of subscriptions that it forbids
-
-    async def _process_msg(
-        self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes | None
-    ) -> None:
-        take = self.takers.get(sid)
-        if take is None:
-            await super()._process_msg(sid, subject, reply, data, headers)  # type: ignore[arg-type]
-            return
-        take(subject.decode(), reply.decode(), data, headers)
-        self._taken += 1
-        if self._taken % _TURN == 0:
-            await asyncio.sleep(0)
-
-    async def _process_err(self, err_msg: str) -> None:
-        if "violation for subscription" in err_msg:
-            self._refused.append(err_msg)
-        await super()._process_err(err_msg)
-
-    async def send(self, commands: list[bytes]) -> None:
-        """Send protocol commands, as one write."""
-        await self._send_command(b"".join(commands))
-        await self._flush_pending()
-
-    async def ping(self) -> asyncio.Future[bool]:
-        """Return a future that is done when the server has seen all that was sent so far.
-
-        `Client.flush` would overtake what is still in the buffer, since it writes its PING past it.
-        Do not cancel the future: the client's reader dies of that.
-        """
-        pong = asyncio.get_running_loop().create_future()
-        self._pongs.append(pong)
-        await self.send([b"PING\r\n"])
-        return pong
-
-    async def sync(self, timeout: float = _PING) -> None:
-        """Wait until the server has seen all that was sent so far. Raises TimeoutError."""
-        done, _ = await asyncio.wait([await self.ping()], timeout=timeout)
-        if not done:
-            raise TimeoutError(f"NATS gave no answer in {timeout} s")
-
-    def abort(self) -> None:
-        """End the connection at once, whatever still waits to be written."""
-        writer = getattr(self._transport, "_io_writer", None)
-        if writer is not None:
-            writer.transport.abort()
-
-    async def take(self, subject: str, queue: str, take: Take) -> End:
-        """Subscribe, and be sure of it. Returns what ends it. Raises ConnectionError."""
-        subscription = await self.subscribe(subject, queue)
-        self.takers[subscription._id] = take
-        await self.sync()
-        # The server's own words are in small letters by now: the client's parser does that.
-        if any(f'"{subject.lower()}"' in each for each in self._refused):
-            del self.takers[subscription._id]
-            raise ConnectionError(f"NATS does not let this user subscribe to {subject}")
-
-        async def end() -> None:
-            with suppress(nats.errors.Error, OSError, TimeoutError):  # gone, and all with it
-                await subscription.unsubscribe()
-                await self.sync(1)
-            self.takers.pop(subscription._id, None)
-
-        return end
-
-
-def checked_url(url: SplitResult) -> SplitResult:
-    """Return a URL that names a server. Raises ValueError, which does not quote it."""
-    try:
-        port = url.port
-    except ValueError:
-        port = 0
-    # Without what is there: a password with a slash in it ends up in any of these.
-    if not url.hostname or port == 0 or url.path.strip("/") or url.query or url.fragment:
-        raise ValueError("url must name a host, a port or none, and nothing after them, for NATS")
-    return url
-
-
-async def dial(client: Client, url: SplitResult, **options: Any) -> None:
-    """Connect a client: it fails at once if nobody is there, but once connected it never gives up.
-
-    Raises:
-        ConnectionError: nobody is there, or it refuses us. The message has no secret in it.
-    """
-
-    async def on_error(error: Exception) -> None:
-        # Of its errors only this one tells more by its text than by its class, and no secret.
-        denied = "permissions violation" in str(error)
-        what = str(error) if denied else type(error).__name__
-        _log.warning("NATS at %s: %s", url.hostname, what)
-
-    given = {
-        "error_cb": on_error,
-        "ping_interval": _PING,
-        "max_outstanding_pings": 2,
-        "reconnect_time_wait": _AGAIN,
-        "max_reconnect_attempts": 1,
-        "allow_reconnect": False,
-        **options,
-    }
-    try:
-        async with asyncio.timeout(_DIAL):
-            await client.connect(url.geturl(), **given)
-    except (OSError, nats.errors.Error, TimeoutError) as error:
-        # Without the client's own error, which may hold the URL.
-        raise ConnectionError(
-            f"could not connect to NATS at {url.hostname}: {type(error).__name__}"
-        ) from None
-    client.options |= {"max_reconnect_attempts": -1, "allow_reconnect": True}
 
 
 class NatsTransport(Transport[V]):
@@ -222,11 +93,11 @@ class NatsTransport(Transport[V]):
         if ssl is not None:
             self._options["tls"] = ssl
         self._address = self._address_of(self.owner)
-        self._nats = _Client()
+        self._nats = Link()
         self._forwards: dict[str, Outgoing] = {}
         self._forward_number = 0
         # What subscribes a service, and what ends that.
-        self._serving: dict[Callable[[_Client], Awaitable[None]], End] = {}
+        self._serving: dict[Callable[[Link], Awaitable[None]], End] = {}
 
     def _check_name(self, destination: str) -> None:
         if _TOKENS.fullmatch(destination) is None:
@@ -245,14 +116,14 @@ class NatsTransport(Transport[V]):
         await self._dial()
 
     async def _dial(self) -> None:
-        client = self._nats = _Client()
+        client = self._nats = Link()
         try:
             await self._listen(client)
         except BaseException:
             client.abort()
             raise
 
-    async def _listen(self, client: _Client) -> None:
+    async def _listen(self, client: Link) -> None:
         await dial(
             client,
             self._url,
@@ -287,13 +158,13 @@ class NatsTransport(Transport[V]):
         self._disconnected()
         self._fail_forwards()
 
-    async def _on_reconnected(self, client: _Client) -> None:
+    async def _on_reconnected(self, client: Link) -> None:
         """The client has subscribed anew by now; once the server has seen that, go on."""
         with suppress(nats.errors.Error, OSError, TimeoutError):
             await client.sync()
             self._connected()
 
-    async def _on_closed(self, client: _Client) -> None:
+    async def _on_closed(self, client: Link) -> None:
         """The client gave up, as it does on some errors of the server. We do not."""
         if self._state == "open" and client is self._nats and self._was_ready:
             self._disconnected()
@@ -391,7 +262,7 @@ class NatsTransport(Transport[V]):
                 message = Message(message.body, headers_too, message.content_type)
             service.take(message, partial(self._answer, reply) if reply else None)
 
-        async def serve(client: _Client) -> None:
+        async def serve(client: Link) -> None:
             self._serving[serve] = await client.take(destination, self._queue, take)
 
         await serve(self._nats)

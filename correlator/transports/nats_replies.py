@@ -15,7 +15,7 @@ from nats.js.kv import KeyValue
 
 from ..checks import check_bound, check_instance, check_seconds
 from .message import Message
-from .nats import checked_url, dial
+from .nats_link import checked_url, dial
 from .replies import ReplyStore, check_reply, pack, unpack
 
 __all__ = ["NatsReplyStore", "open_store"]

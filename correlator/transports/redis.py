@@ -22,8 +22,9 @@ from urllib.parse import SplitResult
 from typing_extensions import TypeVar
 
 from ..checks import check_instance, check_seconds
-from .base import Outgoing, Transport
-from .message import Message
+from .base import Transport
+from .message import Message, check_request_id
+from .outgoing import Outgoing
 from .redis_intake import Acknowledgement, Intake
 from .redis_link import BLOCK, Link, Server, checked, delays, reason
 from .redis_wire import entries_of, fields_of, message_of, values_of
@@ -242,7 +243,7 @@ class RedisTransport(Transport[V]):
         try:
             values = values_of(fields)
             request_id = values[b"id"].decode()
-            self._check_id(request_id)
+            check_request_id(request_id)
             message = message_of(values)
         except Exception as error:
             self._received_nonsense(error)

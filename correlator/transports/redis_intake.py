@@ -15,8 +15,9 @@ from typing import Any
 
 from redis.exceptions import ResponseError
 
-from .base import Outgoing, Transport
-from .message import Message
+from .base import Transport
+from .message import Message, check_request_id
+from .outgoing import Outgoing
 from .redis_link import BLOCK, Link, Server, checked, delays, reason
 from .redis_wire import KEY, entries_of, message_of, values_of
 from .serving import Service
@@ -153,7 +154,7 @@ class Intake:
         try:
             values = values_of(fields)
             request_id = values[b"id"].decode()
-            self._transport._check_id(request_id)
+            check_request_id(request_id)
             reply_to = values[b"reply_to"].decode()
             # A key that is written to because a stranger says so.
             if KEY.fullmatch(reply_to) is None or reply_to == self._destination:

@@ -133,11 +133,14 @@ async def test_a_malformed_reply_costs_itself_and_is_counted(
         assert (await pending).body == b"good"
 
 
-@pytest.mark.parametrize("last", ["", "unknown", "a.b", "\u2028", "~5", "+1", "x" * 1000])
+@pytest.mark.parametrize(
+    "last", [b"", b"unknown", b"a.b", "\u2028".encode(), b"\xff\xfe", b"~5", b"+1", b"x" * 1000]
+)
 async def test_a_reply_to_no_id_of_ours_settles_nothing(transport, correlator, client, last):
     with correlator.register() as pending:
-        for subject in (f"{transport._address}.{last}", f"{transport._address}{last}"):
-            await client._send_command(f"PUB {subject} 1\r\nx\r\n".encode())
+        for dot in (b".", b""):
+            subject = transport._address.encode() + dot + last
+            await client._send_command(b"PUB %b 1\r\nx\r\n" % subject)
         await client._flush_pending()
         await client.publish(f"{transport._address}.{pending.request_id}", b"good")
         assert (await pending).body == b"good"

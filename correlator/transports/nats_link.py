@@ -1,0 +1,151 @@
+"""Link: nats-py's client, with a way past its queues."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any
+from urllib.parse import SplitResult
+
+import nats.errors
+from nats.aio.client import Client
+
+__all__ = ["PING", "End", "Link", "Take", "checked_url", "dial"]
+
+_log = logging.getLogger("correlator")
+
+PING = 5.0  # seconds; two without an answer, and the connection counts as lost
+_TURN = 100  # messages taken in one turn of the loop: a flood holds up nobody else
+_DIAL = 5.0  # seconds that connecting may take
+_AGAIN = 0.25  # seconds between the client's attempts to connect
+
+Take = Callable[[str, str, bytes, bytes | None], None]
+End = Callable[[], Awaitable[None]]
+
+
+class Link(Client):
+    """A connection to NATS.
+
+    nats-py gives each message to a queue and each queue to a task, and looks at each subject that
+    is published. For replies, which only have to be looked up, that is more than all the rest of
+    the work; so what is subscribed here is handed over as it comes off the wire, and what is sent
+    goes to its buffer as one piece. These are inner names of nats-py (2.16), and a test holds that
+    they are there.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.takers: dict[int, Take] = {}
+        self._taken = 0
+        self._refused: list[str] = []  # what the server said of subscriptions that it forbids
+
+    async def _process_msg(
+        self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes | None
+    ) -> None:
+        take = self.takers.get(sid)
+        if take is None:
+            await super()._process_msg(sid, subject, reply, data, headers)  # type: ignore[arg-type]
+            return
+        # Whatever bytes a stranger put there: what is raised here ends the client's reader.
+        take(subject.decode(errors="replace"), reply.decode(errors="replace"), data, headers)
+        self._taken += 1
+        if self._taken % _TURN == 0:
+            await asyncio.sleep(0)
+
+    async def _process_err(self, err_msg: str) -> None:
+        if "violation for subscription" in err_msg:
+            self._refused.append(err_msg)
+        await super()._process_err(err_msg)
+
+    async def send(self, commands: list[bytes]) -> None:
+        """Send protocol commands, as one write."""
+        await self._send_command(b"".join(commands))
+        await self._flush_pending()
+
+    async def ping(self) -> asyncio.Future[bool]:
+        """Return a future that is done when the server has seen all that was sent so far.
+
+        `Client.flush` would overtake what is still in the buffer, since it writes its PING past it.
+        Do not cancel the future: the client's reader dies of that.
+        """
+        pong = asyncio.get_running_loop().create_future()
+        self._pongs.append(pong)
+        await self.send([b"PING\r\n"])
+        return pong
+
+    async def sync(self, timeout: float = PING) -> None:
+        """Wait until the server has seen all that was sent so far. Raises TimeoutError."""
+        done, _ = await asyncio.wait([await self.ping()], timeout=timeout)
+        if not done:
+            raise TimeoutError(f"NATS gave no answer in {timeout} s")
+
+    def abort(self) -> None:
+        """End the connection at once, whatever still waits to be written."""
+        writer = getattr(self._transport, "_io_writer", None)
+        if writer is not None:
+            writer.transport.abort()
+
+    async def take(self, subject: str, queue: str, take: Take) -> End:
+        """Subscribe, and be sure of it. Returns what ends it. Raises ConnectionError."""
+        subscription = await self.subscribe(subject, queue)
+        self.takers[subscription._id] = take
+        await self.sync()
+        # The server's own words are in small letters by now: the client's parser does that.
+        if any(f'"{subject.lower()}"' in each for each in self._refused):
+            del self.takers[subscription._id]
+            raise ConnectionError(f"NATS does not let this user subscribe to {subject}")
+
+        async def end() -> None:
+            with suppress(nats.errors.Error, OSError, TimeoutError):  # gone, and all with it
+                await subscription.unsubscribe()
+                await self.sync(1)
+            self.takers.pop(subscription._id, None)
+
+        return end
+
+
+def checked_url(url: SplitResult) -> SplitResult:
+    """Return a URL that names a server. Raises ValueError, which does not quote it."""
+    try:
+        port = url.port
+    except ValueError:
+        port = 0
+    # Without what is there: a password with a slash in it ends up in any of these.
+    if not url.hostname or port == 0 or url.path.strip("/") or url.query or url.fragment:
+        raise ValueError("url must name a host, a port or none, and nothing after them, for NATS")
+    return url
+
+
+async def dial(client: Client, url: SplitResult, **options: Any) -> None:
+    """Connect a client: it fails at once if nobody is there, but once connected it never gives up.
+
+    Raises:
+        ConnectionError: nobody is there, or it refuses us. The message has no secret in it.
+    """
+
+    async def on_error(error: Exception) -> None:
+        # Of its errors only this one tells more by its text than by its class, and no secret.
+        denied = "permissions violation" in str(error)
+        what = str(error) if denied else type(error).__name__
+        _log.warning("NATS at %s: %s", url.hostname, what)
+
+    given = {
+        "error_cb": on_error,
+        "ping_interval": PING,
+        "max_outstanding_pings": 2,
+        "reconnect_time_wait": _AGAIN,
+        "max_reconnect_attempts": 1,
+        "allow_reconnect": False,
+        **options,
+    }
+    try:
+        async with asyncio.timeout(_DIAL):
+            await client.connect(url.geturl(), **given)
+    except (OSError, nats.errors.Error, TimeoutError) as error:
+        # Without the client's own error, which may hold the URL.
+        raise ConnectionError(
+            f"could not connect to NATS at {url.hostname}: {type(error).__name__}"
+        ) from None
+    client.options |= {"max_reconnect_attempts": -1, "allow_reconnect": True}

@@ -160,9 +160,13 @@ class NatsTransport(Transport[V]):
 
     async def _on_reconnected(self, client: Link) -> None:
         """The client has subscribed anew by now; once the server has seen that, go on."""
-        with suppress(nats.errors.Error, OSError, TimeoutError):
-            await client.sync()
-            self._connected()
+        # However long that takes: a slow link has what was buffered before it.
+        while client is self._nats and client.is_connected:
+            with suppress(nats.errors.Error, OSError, TimeoutError):
+                await client.sync()
+                self._connected()
+                return
+            await asyncio.sleep(_AGAIN)
 
     async def _on_closed(self, client: Link) -> None:
         """The client gave up, as it does on some errors of the server. We do not."""

@@ -15,8 +15,11 @@ from nats.aio.client import Client
 
 from correlator import Correlator, NoResponder, RequestRejected, RequestTimeout, new_request_id
 from correlator.transports import Message, connect
+from correlator.transports.nats_link import Link
 
 from ..conftest import balanced
+from .faults import through
+from .proxy import Proxy
 
 FOREIGN = Path(__file__).parent / "foreign"
 PATIENCE = 20.0
@@ -221,6 +224,29 @@ async def test_a_server_that_is_stopped_ends_requests_at_their_deadline(start_na
         server.resume()
         with pytest.raises(NoResponder):
             await transport.request("nobody", b"", timeout=PATIENCE)
+
+
+async def test_a_server_that_is_slow_to_see_it_come_back_is_waited_for(
+    nats_server, monkeypatch, subject
+):
+    monkeypatch.setattr("correlator.transports.nats_link.PING", 0.2)
+    monkeypatch.setattr(Link.sync, "__defaults__", (0.2,))
+    async with (
+        Proxy(nats_server.port) as proxy,
+        Correlator(timeout=PATIENCE) as correlator,
+        connect(through(proxy, nats_server), correlator) as transport,
+    ):
+        proxy.delay(0.5)  # so that each wait for the server's answer is too short
+        proxy.cut()
+        async with asyncio.timeout(PATIENCE):
+            while transport.stats().connected:  # noqa: ASYNC110  # no event tells
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(2.0)  # really: so that it has tried in vain
+            assert not transport.stats().connected
+            proxy.delay(0.0)
+            with pytest.raises(NoResponder):
+                await transport.request(subject, b"")
+        assert transport.stats().reconnects == 1
 
 
 async def test_leaving_does_not_hang_on_a_server_that_is_stopped(start_nats_server):

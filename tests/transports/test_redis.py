@@ -153,6 +153,21 @@ async def test_a_client_in_plain_redis_py_is_answered(serving, client, name):
     client.delete("their:own:replies")
 
 
+async def test_an_owner_that_does_not_read_gets_no_more_replies_than_are_kept(
+    serving, client, name
+):
+    serving._maxlen = 50
+    address = f"{name}:replies:nobody-0"
+    client.xgroup_create(address, "any", mkstream=True)
+    async with serving.serve(name, echo):
+        for number in range(1_000):
+            client.xadd(name, raw(address, id=f"r-{number}"))
+        await until(lambda: not client.xlen(name))
+    # The server takes whole nodes of a hundred away.
+    assert 50 <= client.xlen(address) <= 250
+    client.delete(address)
+
+
 async def test_what_the_server_refuses_costs_its_own_request(asking, serving, client, name):
     client.set(f"{name}:taken", "not a stream")
     async with serving.serve(name, echo):

@@ -45,7 +45,9 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         if getattr(options, name) < 1:
             parser.error(f"--{name} must be at least 1, not {getattr(options, name)}")
     if not 0 <= options.never < 1:
-        parser.error(f"--never must be from 0 to 1, not {options.never}")
+        parser.error(f"--never must be at least 0 and below 1, not {options.never}")
+    if not 0 < options.timeout <= 3600:
+        parser.error(f"--timeout must be above 0 and at most 3600, not {options.timeout}")
     return options
 
 

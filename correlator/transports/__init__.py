@@ -165,6 +165,5 @@ def _load(module: str, broker: _Broker) -> Any:
         if not broker.extra or (error.name or "").startswith("correlator"):
             raise
         raise ImportError(
-            f"this broker needs the extra {broker.extra!r}: "
-            f"pip install 'aiocorrelator[{broker.extra}]'"
+            f"this broker needs the extra {broker.extra!r}, as in aiocorrelator[{broker.extra}]"
         ) from error

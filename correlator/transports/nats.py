@@ -21,10 +21,12 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
+from inspect import signature
 from typing import Any, ClassVar
 from urllib.parse import SplitResult
 
 import nats.errors
+from nats.aio.client import Client
 from typing_extensions import TypeVar
 
 from ..checks import check_instance
@@ -84,8 +86,13 @@ class NatsTransport(Transport[V]):
                 )
         if ssl is not None:
             check_instance("ssl", ssl, tls.SSLContext)
+            if url.scheme != "tls":
+                raise ValueError(f"ssl is for tls:, not for {url.scheme}:")
         if client_options is not None:
             check_instance("client_options", client_options, dict)
+            unknown = set(client_options) - set(signature(Client.connect).parameters)
+            if unknown:
+                raise TypeError(f"client_options must be nats.connect's, not {sorted(unknown)!r}")
         self._url = checked_url(url)
         self._prefix = prefix
         self._queue = group
@@ -93,7 +100,7 @@ class NatsTransport(Transport[V]):
         if ssl is not None:
             self._options["tls"] = ssl
         self._address = self._address_of(self.owner)
-        self._nats = Link()
+        self._nats = Link(secure=url.scheme == "tls")
         self._forwards: dict[str, Outgoing] = {}
         self._forward_number = 0
         # What subscribes a service, and what ends that.
@@ -116,7 +123,7 @@ class NatsTransport(Transport[V]):
         await self._dial()
 
     async def _dial(self) -> None:
-        client = self._nats = Link()
+        client = self._nats = Link(secure=self._url.scheme == "tls")
         try:
             await self._listen(client)
         except BaseException:
@@ -152,7 +159,8 @@ class NatsTransport(Transport[V]):
         with suppress(nats.errors.Error, OSError, TimeoutError):
             if self._was_ready:
                 await self._unsubscribe()
-            await self._nats.close()
+            if self._nats.last_error is not None or self._was_ready:  # else it never began
+                await self._nats.close()
 
     async def _on_disconnected(self) -> None:
         self._disconnected()

@@ -19,6 +19,7 @@ _log = logging.getLogger("correlator")
 PING = 5.0  # seconds; two without an answer, and the connection counts as lost
 _TURN = 100  # messages taken in one turn of the loop: a flood holds up nobody else
 _DIAL = 5.0  # seconds that connecting may take
+_PORT = 4222
 _AGAIN = 0.25  # seconds between the client's attempts to connect
 
 Take = Callable[[str, str, bytes, bytes | None], None]
@@ -35,8 +36,9 @@ class Link(Client):
     they are there.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, secure: bool) -> None:
         super().__init__()
+        self._secure = secure
         self.takers: dict[int, Take] = {}
         self._taken = 0
         self._refused: list[str] = []  # what the server said of subscriptions that it forbids
@@ -53,6 +55,12 @@ class Link(Client):
         self._taken += 1
         if self._taken % _TURN == 0:
             await asyncio.sleep(0)
+
+    async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
+        # Whoever is in the way may leave that out; the client would go on in clear, password first.
+        if initial_connection and self._secure and not info.get("tls_required"):
+            raise ConnectionError("it offers no TLS")
+        await super()._process_info(info, initial_connection)
 
     async def _process_err(self, err_msg: str) -> None:
         if "violation for subscription" in err_msg:
@@ -118,7 +126,7 @@ def checked_url(url: SplitResult) -> SplitResult:
     return url
 
 
-async def dial(client: Client, url: SplitResult, **options: Any) -> None:
+async def dial(client: Link, url: SplitResult, **options: Any) -> None:
     """Connect a client: it fails at once if nobody is there, but once connected it never gives up.
 
     Raises:
@@ -138,14 +146,25 @@ async def dial(client: Client, url: SplitResult, **options: Any) -> None:
         "reconnect_time_wait": _AGAIN,
         "max_reconnect_attempts": 1,
         "allow_reconnect": False,
+        "servers": url.geturl(),
         **options,
     }
     try:
         async with asyncio.timeout(_DIAL):
-            await client.connect(url.geturl(), **given)
+            await client.connect(**given)
     except (OSError, nats.errors.Error, TimeoutError) as error:
+        client.abort()  # which it does not do by itself
         # Without the client's own error, which may hold the URL.
-        raise ConnectionError(
-            f"could not connect to NATS at {url.hostname}: {type(error).__name__}"
-        ) from None
+        at = f"{url.hostname}:{url.port or _PORT}"
+        raise ConnectionError(f"could not connect to NATS at {at}: {_reason(error)}") from None
     client.options |= {"max_reconnect_attempts": -1, "allow_reconnect": True}
+
+
+def _reason(error: Exception) -> str:
+    """Return what went wrong, by its class, but where that tells nothing and the text no secret."""
+    text = str(error).lower()
+    if "authorization violation" in text:
+        return "it refuses this user, or the password"
+    if type(error) is ConnectionError:
+        return str(error)  # ours, from above
+    return type(error).__name__

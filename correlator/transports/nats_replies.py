@@ -15,7 +15,7 @@ from nats.js.kv import KeyValue
 
 from ..checks import check_bound, check_instance, check_seconds
 from .message import Message
-from .nats_link import checked_url, dial
+from .nats_link import Link, checked_url, dial
 from .replies import ReplyStore, check_reply, pack, unpack
 
 __all__ = ["NatsReplyStore", "open_store"]
@@ -24,8 +24,9 @@ __all__ = ["NatsReplyStore", "open_store"]
 @asynccontextmanager
 async def open_store(url: str) -> AsyncIterator[ReplyStore]:
     """Give a store at that server, for the length of a block. Raises ConnectionError."""
-    client = Client()
-    await dial(client, checked_url(urlsplit(url)))
+    server = checked_url(urlsplit(url))
+    client = Link(secure=server.scheme == "tls")
+    await dial(client, server)
     try:
         yield NatsReplyStore(client)
     finally:

@@ -7,11 +7,11 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 from yarl import URL
 
-from correlator.transports import SCHEMES
+from correlator import Correlator
+from correlator.transports import connect
 
 __all__ = ["Options", "parse_options"]
 
@@ -91,11 +91,11 @@ def base_url(text: str) -> URL:
 def broker_url(text: str) -> str:
     """Parse the URL of a broker. It may hold a password, so a bad one is not shown."""
     try:
-        scheme = urlsplit(text).scheme
-    except ValueError:
-        scheme = ""
-    if scheme not in SCHEMES:
-        raise argparse.ArgumentTypeError(f"must begin with one of {', '.join(SCHEMES)} and a colon")
+        connect(text, Correlator())  # which looks at it, and does not yet connect
+    except (ValueError, ImportError) as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    if text.startswith("memory:"):
+        raise argparse.ArgumentTypeError("must be a broker that other processes reach, not memory:")
     return text
 
 

@@ -81,8 +81,12 @@ async def serve(
     runner = _Runner(
         app, handler_cancellation=True, access_log=None, shutdown_timeout=shutdown_timeout
     )
-    await runner.setup()
-    await web.SockSite(runner, listener).start()
+    try:
+        await runner.setup()
+        await web.SockSite(runner, listener).start()
+    except BaseException:
+        await runner.cleanup()
+        raise
     return runner
 
 

@@ -148,7 +148,11 @@ def test_a_broker_needs_keys_that_replicas_share():
     assert "GATEWAY_KEYS" in done.stderr.splitlines()[-1]
 
 
-@pytest.mark.parametrize("url", ["http://127.0.0.1", "nonsense", "nats", ""])
+@pytest.mark.parametrize(
+    "url",
+    ["http://127.0.0.1", "nonsense", "nats", "", "nats:", "nats://h:99999", "nats://[::1"]
+    + ["redis://h/x", "amqp://h?heartbeat=3", "memory:"],
+)
 def test_a_url_that_is_no_brokers_is_refused_in_one_line(url):
     done = run_to_end("--broker", url, GATEWAY_KEYS=KEY)
     assert done.returncode == 2

@@ -198,6 +198,20 @@ async def test_a_destination_with_an_empty_part_is_refused(transport, correlator
     assert correlator.stats().registered == 0
 
 
+async def test_more_servers_may_be_named(nats_server, subject):
+    servers = ["nats://127.0.0.1:1", nats_server.url]
+    async with Correlator(timeout=PATIENCE) as correlator:
+        options = {"servers": servers, "dont_randomize": True}
+        with pytest.raises(NoResponder):
+            async with connect(nats_server.url, correlator, client_options=options) as transport:
+                await transport.request(subject, b"")
+
+
+async def test_an_option_that_the_client_has_not_is_named(correlator):
+    with pytest.raises(TypeError, match="client_options.*nope"):
+        connect("nats://127.0.0.1", correlator, client_options={"nope": 1})
+
+
 async def test_a_client_that_gives_up_is_replaced(transport, subject):
     """As it does where the server sends an error that it takes for the end."""
 

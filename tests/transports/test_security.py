@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 from redis.exceptions import NoPermissionError
 
 from correlator import Correlator, NoResponder, RequestRejected, RequestTimeout
-from correlator.transports import Message, connect
+from correlator.transports import Message, connect, reply_store
 
 from ..conftest import balanced
 from .faults import through
@@ -146,6 +146,38 @@ async def test_a_certificate_of_another_authority_is_refused(over_tls, other_cer
         with pytest.raises(ConnectionError):
             await connect(over_tls, correlator).__aenter__()
         assert balanced(correlator).registered == 0
+
+
+async def test_a_server_that_offers_no_tls_gets_no_password():
+    """Whoever is in the way can say so for it."""
+    seen = []
+
+    async def pretend(reader, writer):
+        writer.write(b'INFO {"server_id":"x","version":"2.11.0","max_payload":1048576}\r\n')
+        seen.append(await reader.read(1000))
+        writer.close()
+
+    server = await asyncio.start_server(pretend, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    url = f"tls://teller:{SECRET}@127.0.0.1:{port}"
+    async with server, Correlator() as correlator:
+        with pytest.raises(ConnectionError, match="no TLS"):
+            await connect(url, correlator).__aenter__()
+        with pytest.raises(ConnectionError, match="no TLS"):
+            async with reply_store(url):
+                pass
+        async with asyncio.timeout(PATIENCE):
+            while len(seen) < 2:  # noqa: ASYNC110  # no event tells
+                await asyncio.sleep(0.005)
+            await asyncio.sleep(0.05)  # really: until the connections have gone
+    assert SECRET.encode() not in b"".join(seen)
+
+
+@pytest.mark.parametrize("scheme", ["nats", "redis", "amqp"])
+async def test_a_context_for_a_link_that_is_not_secret_is_refused(scheme, certificates):
+    async with Correlator() as correlator:
+        with pytest.raises(ValueError, match="ssl"):
+            connect(f"{scheme}://127.0.0.1", correlator, ssl=certificates.client())
 
 
 @pytest.mark.parametrize("scheme", ["tls", "valkeys", "amqps"])

@@ -20,6 +20,7 @@ PING = 5.0  # seconds; two without an answer, and the connection counts as lost
 _TURN = 100  # messages taken in one turn of the loop: a flood holds up nobody else
 _DIAL = 5.0  # seconds that connecting may take
 _PORT = 4222
+_SILENCE = 60.0  # seconds in which the same error is not logged again
 _AGAIN = 0.25  # seconds between the client's attempts to connect
 
 Take = Callable[[str, str, bytes, bytes | None], None]
@@ -132,12 +133,17 @@ async def dial(client: Link, url: SplitResult, **options: Any) -> None:
     Raises:
         ConnectionError: nobody is there, or it refuses us. The message has no secret in it.
     """
+    said, again_at = "", 0.0
 
     async def on_error(error: Exception) -> None:
+        nonlocal said, again_at
         # Of its errors only this one tells more by its text than by its class, and no secret.
         denied = "permissions violation" in str(error)
         what = str(error) if denied else type(error).__name__
-        _log.warning("NATS at %s: %s", url.hostname, what)
+        now = asyncio.get_running_loop().time()
+        if what != said or now >= again_at:  # it tries four times a second
+            said, again_at = what, now + _SILENCE
+            _log.warning("NATS at %s: %s", url.hostname, what)
 
     given = {
         "error_cb": on_error,

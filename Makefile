@@ -11,7 +11,7 @@ PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -
 ARGS ?=
 BROKER ?= nats
 
-.PHONY: help run test check bench bench-quick soak soak-quick cluster soak-cluster mutants docs format clean
+.PHONY: help run test check bench bench-quick bench-brokers soak soak-quick cluster soak-cluster mutants docs format clean
 
 help: ## Say what there is.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -40,6 +40,9 @@ bench: $(VENV)/bench ## Measure us beside what people write by hand; keeps bench
 bench-quick: $(VENV)/bench ## The same in a minute, as a smoke test.
 	$(BIN)/python -m benchmarks --quick $(ARGS)
 
+bench-brokers: $(VENV)/bench $(VENV)/test ## Measure us on real brokers, beside their own request(); keeps results-brokers.json.
+	$(BIN)/python -m benchmarks.brokers --json benchmarks/results-brokers.json $(ARGS)
+
 soak: $(VENV)/test ## Ten million random operations, with faults.
 	$(BIN)/python -m tests.soak --operations 10000000 $(ARGS)
 
@@ -47,7 +50,7 @@ soak-quick: $(VENV)/test ## The same with 200,000, as a smoke test.
 	$(BIN)/python -m tests.soak --operations 200000 $(ARGS)
 
 cluster: $(VENV)/test ## Three gateways on a real broker, under load. BROKER=nats, valkey or rabbitmq.
-	@.ci/rabbitmq
+	@test $(BROKER) != rabbitmq || .ci/rabbitmq
 	@$(BIN)/python -m tests.cluster --broker $(BROKER) $(ARGS)
 
 soak-cluster: $(VENV)/test ## 300,000 requests and 300 faults for each broker.

@@ -245,7 +245,11 @@ class _Session:
 
     def _marshal(self, outgoing: Outgoing, now: float) -> bytes:
         message = outgoing.message
-        headers: FieldTable = dict(message.headers)
+        # RabbitMQ takes CC and BCC for more queues to send to, and closes the channel of who gives
+        # them as text: so they never go out.
+        headers: FieldTable = {
+            name: value for name, value in message.headers.items() if name not in ("CC", "BCC")
+        }
         properties = Basic.Properties(
             content_type=message.content_type, headers=headers, correlation_id=outgoing.request_id
         )

@@ -30,6 +30,7 @@ LEAVING: Final = 1.0
 
 Acknowledge = Callable[[], Awaitable[None]]
 
+_DIRECT = "amq.rabbitmq.reply-to."  # begins the addresses of direct replies
 _log = logging.getLogger("correlator")
 
 _MAX_PREFETCH = 2**16 - 1
@@ -102,6 +103,12 @@ class Taker:
         acknowledge = partial(_acknowledge, channel, content.tag)
         if properties is None or (properties.reply_to and not properties.correlation_id):
             self._transport._received_nonsense("a request with no correlation id, or unreadable")
+            await acknowledge()
+            return
+        if content.redelivered and (properties.reply_to or "").startswith(_DIRECT):
+            # Either who asked has gone with its connection, or the address is a forged one: then
+            # RabbitMQ closes our channel for an answer, and the request would come for ever.
+            self._transport._received_nonsense("a request that came again, for a direct reply")
             await acknowledge()
             return
         reply = None

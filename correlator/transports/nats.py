@@ -131,6 +131,8 @@ class NatsTransport(Transport[V]):
             raise
 
     async def _listen(self, client: Link) -> None:
+        task = asyncio.current_task()
+        cancelling = 0 if task is None else task.cancelling()
         await dial(
             client,
             self._url,
@@ -142,6 +144,8 @@ class NatsTransport(Transport[V]):
         self._unsubscribe = await client.take(f"{self._address}.*", "", self._take_reply)
         for serve in list(self._serving):
             await serve(client)
+        if task is not None and task.cancelling() > cancelling:  # the client has kept it to itself
+            raise asyncio.CancelledError
         self._connected()
 
     async def _shut(self) -> None:
@@ -159,7 +163,7 @@ class NatsTransport(Transport[V]):
         with suppress(nats.errors.Error, OSError, TimeoutError):
             if self._was_ready:
                 await self._unsubscribe()
-            if self._nats.last_error is not None or self._was_ready:  # else it never began
+            if self._nats.has_begun:
                 await self._nats.close()
 
     async def _on_disconnected(self) -> None:

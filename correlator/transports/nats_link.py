@@ -90,6 +90,11 @@ class Link(Client):
         if not done:
             raise TimeoutError(f"NATS gave no answer in {timeout} s")
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether it was told to connect: before, it cannot be closed."""
+        return self._flush_queue is not None
+
     def abort(self) -> None:
         """End the connection at once, whatever still waits to be written."""
         writer = getattr(self._transport, "_io_writer", None)

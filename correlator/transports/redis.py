@@ -91,6 +91,7 @@ class RedisTransport(Transport[V]):
         self._reader = Link(self._server)
         self._writer = Link(self._server)
         self._last: bytes | str = "0-0"
+        self._count = _READ
         self._untrimmed = 0
         self._intakes: set[Intake] = set()
 
@@ -229,11 +230,19 @@ class RedisTransport(Transport[V]):
     async def _take_replies(self, block: float) -> None:
         pack = self._reader.pack
         waiting = ("BLOCK", int(block * 1000)) if block else ()
-        commands = [pack("XREAD", "COUNT", _READ, *waiting, "STREAMS", self._address, self._last)]
+        commands = [
+            pack("XREAD", "COUNT", self._count, *waiting, "STREAMS", self._address, self._last)
+        ]
         if self._untrimmed >= _TRIM:
             commands.insert(0, pack("XTRIM", self._address, "MINID", self._last))
             self._untrimmed = 0
-        *_, answer = await self._reader.call(*commands, block=block)
+        try:
+            *_, answer = await self._reader.call(*commands, block=block)
+        except ConnectionError:
+            # As many may be too much for the time and the link: then the next read would be, too.
+            self._count = max(1, self._count // 4)
+            raise
+        self._count = min(2 * self._count, _READ)
         for entry_id, fields in entries_of(checked(answer)):
             self._last = entry_id
             self._untrimmed += 1

@@ -614,3 +614,26 @@ def test_bad_arguments_are_refused(url, options, error, says):
 def test_where_a_url_leads(url, expected):
     broker = connect(url, Correlator())._broker
     assert (broker.host, broker.port, broker.user, broker.password, broker.vhost) == expected
+
+
+async def test_a_forged_address_for_direct_replies_costs_its_own_request(rabbitmq_server, name):
+    """RabbitMQ closes the channel of who sends there, and delivers the request anew."""
+    forged = "amq.rabbitmq.reply-to.g2dkABFhQGIAAAAAAAAA.AAAA=="
+
+    async def echo(message):
+        return message.body
+
+    async with (
+        Correlator(timeout=20.0) as correlator,
+        connect(rabbitmq_server.url, correlator) as transport,
+        transport.serve(name, echo),
+    ):
+        await asyncio.to_thread(
+            publish, rabbitmq_server.url, name, b"x", reply_to=forged, correlation_id="a"
+        )
+        async with asyncio.timeout(20):
+            while not transport.stats().malformed:  # noqa: ASYNC110  # no event tells
+                await asyncio.sleep(0.01)
+        for _ in range(20):
+            assert (await transport.request(name, b"hello")).body == b"hello"
+        assert transport.stats().reconnects <= 2

@@ -120,6 +120,19 @@ async def test_headers_and_content_type_go_both_ways(replica, other, name):
     assert reply.content_type == "application/json"
 
 
+@pytest.mark.parametrize("header", ["CC", "BCC", "Content-Type", "Status", "Reply-To"])
+async def test_a_header_that_a_broker_may_take_for_its_own_does_no_harm(
+    replica, other, name, header
+):
+    async def handler(message):
+        return Message(message.body, {header: "elsewhere"})
+
+    async with other.serve(name, handler):
+        reply = await replica.request(name, b"x", headers={header: "elsewhere"})
+        assert reply.body == b"x"
+    assert replica.transport.stats().reconnects == other.transport.stats().reconnects == 0
+
+
 async def test_what_is_left_of_the_time_travels_and_is_the_handlers_deadline(replica, other, name):
     left = []
 

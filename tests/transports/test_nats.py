@@ -263,6 +263,24 @@ async def test_a_server_that_is_slow_to_see_it_come_back_is_waited_for(
         assert transport.stats().reconnects == 1
 
 
+@pytest.mark.parametrize("turns", range(30))
+async def test_a_cancellation_while_it_connects_is_never_lost(nats_server, turns):
+    async with Correlator() as correlator:
+        before = asyncio.all_tasks()
+        transport = connect(nats_server.url, correlator)
+        entering = asyncio.create_task(transport.__aenter__())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        if not entering.cancel():
+            await transport.__aexit__(None, None, None)
+        else:
+            with pytest.raises(asyncio.CancelledError):
+                await entering
+        async with asyncio.timeout(PATIENCE):
+            while asyncio.all_tasks() != before:  # noqa: ASYNC110  # no event tells
+                await asyncio.sleep(0.01)
+
+
 async def test_leaving_does_not_hang_on_a_server_that_is_stopped(start_nats_server):
     server = start_nats_server()
     async with Correlator() as correlator, asyncio.timeout(PATIENCE):

@@ -125,6 +125,24 @@ async def test_without_a_store_a_callback_whose_owner_has_gone_is_told_404(url):
         assert await other.call_back(token) == 404
 
 
+async def test_without_a_router_a_token_of_another_replica_settles_nothing():
+    tokens = CallbackTokens([KEY])
+    async with Correlator() as correlator, ClientSession() as session:
+        app = web.Application()
+        app.add_routes([callback_route(correlator, tokens=tokens)])
+        runner = web.AppRunner(app)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        port = site._server.sockets[0].getsockname()[1]
+        with correlator.register() as pending:
+            token = tokens.issue(pending.request_id, 60, "another")
+            async with session.post(f"http://127.0.0.1:{port}/callbacks/{token}") as answer:
+                assert answer.status == 404
+            assert pending.outcome is None
+        await runner.cleanup()
+
+
 async def test_a_token_whose_owner_was_changed_settles_nothing(fronts):
     one, two = fronts
     with one.correlator.register() as pending:

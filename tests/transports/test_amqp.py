@@ -481,6 +481,10 @@ async def test_a_restart_of_the_broker_is_survived(rabbitmq_server, replica, oth
         await replica.request(name, b"before")
         await asyncio.to_thread(rabbitmq_server.restart)
         await reconnected(replica)
+        await reconnected(other)
+        # A broker that is killed may not yet have written down what is durable; the service makes
+        # its queue anew.
+        await until(lambda: exists(rabbitmq_server.url, name))
         assert (await replica.request(name, b"after")).body == b"after"
         assert replica.transport.owner in inbox(replica)
 

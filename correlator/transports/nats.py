@@ -22,7 +22,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from inspect import signature
-from typing import Any, ClassVar
+from typing import Any
 from urllib.parse import SplitResult
 
 import nats.errors
@@ -30,8 +30,9 @@ from nats.aio.client import Client
 from typing_extensions import TypeVar
 
 from ..checks import check_instance
+from ..core import Correlator
 from .base import Transport
-from .message import TIMEOUT_HEADER, Message
+from .message import TIMEOUT_HEADER, Message, plain_message
 from .nats_link import End, Link, checked_url, dial
 from .outgoing import Outgoing
 from .serving import Service
@@ -64,12 +65,11 @@ class NatsTransport(Transport[V]):
 
     error_header = "Nats-Service-Error"
     error_code_header = "Nats-Service-Error-Code"
-    schemes: ClassVar = ("nats", "tls")
 
     def __init__(
         self,
         url: SplitResult,
-        correlator: Any,
+        correlator: Correlator[str, V],
         *,
         prefix: str = "_INBOX",
         group: str = "workers",
@@ -100,6 +100,7 @@ class NatsTransport(Transport[V]):
         if ssl is not None:
             self._options["tls"] = ssl
         self._address = self._address_of(self.owner)
+        self._skipped = len(self._address) + 1  # characters of a subject, before the id
         self._nats = Link(secure=url.scheme == "tls")
         self._forwards: dict[str, Outgoing] = {}
         self._forward_number = 0
@@ -204,23 +205,26 @@ class NatsTransport(Transport[V]):
         now = asyncio.get_running_loop().time()
         commands: list[bytes] = []
         forwards: list[str] = []
+        address, largest = self._address, self._nats.max_payload
         for out in batch:
-            subject, reply, number = out.address, "", ""
+            number = ""
             if out.deadline is not None:
-                reply = f"{self._address}.{out.request_id}{_LEFT}{out.left_ms(now)}"
+                to = f"{out.address} {address}.{out.request_id}{_LEFT}{out.left_ms(now)}"
             elif out.sent is not None:
                 # With a reply subject, so that the server tells if nobody is there.
                 self._forward_number += 1
                 number = f"{_FORWARDED}{self._forward_number}"
-                subject, reply = f"{subject}.{out.request_id}", f"{self._address}.{number}"
+                to = f"{out.address}.{out.request_id} {address}.{number}"
+            else:
+                to = out.address
             try:
-                commands.append(_publish(subject, reply, out.message, self._nats.max_payload))
+                commands.append(_publish(to, out.message, largest))
             except Exception as error:  # it costs that one
                 self._unsent(out, error)
                 if out.deadline is None and out.sent is None:  # an answer: whoever asked is told
                     names = self.error_header, self.error_code_header
                     told = dict(zip(names, (type(error).__name__, "500"), strict=True))
-                    commands.append(_publish(subject, "", Message(b"", told), sys.maxsize))
+                    commands.append(_publish(to, Message(b"", told), sys.maxsize))
                 continue
             if number:
                 self._forwards[number] = out
@@ -249,12 +253,15 @@ class NatsTransport(Transport[V]):
 
     # -- taking --------------------------------------------------------------------------------
 
-    def _take_reply(self, subject: str, _reply: str, data: bytes, headers: bytes | None) -> None:
+    def _take_reply(
+        self, subject: bytes, _reply: bytes, data: bytes, headers: bytes | None
+    ) -> None:
         """Settle what a message is for. Never raises: this runs in the client's reader."""
         try:
-            request_id, _, _left = subject[len(self._address) + 1 :].partition(_LEFT)
+            # In Latin-1 every byte is something, and nothing that is not ASCII is part of an id.
+            request_id, _, _left = subject[self._skipped :].decode("latin-1").partition(_LEFT)
             if headers is None:
-                self._received_reply(request_id, Message(data))
+                self._received_reply(request_id, plain_message(data))
             elif not headers.startswith(b"NATS/1.0 503"):
                 self._received_reply(request_id, _message(data, headers))
             elif request_id.startswith(_FORWARDED):
@@ -266,7 +273,8 @@ class NatsTransport(Transport[V]):
 
     @asynccontextmanager
     async def _serve(self, destination: str, service: Service) -> AsyncIterator[None]:
-        def take(_subject: str, reply: str, data: bytes, headers: bytes | None) -> None:
+        def take(_subject: bytes, to: bytes, data: bytes, headers: bytes | None) -> None:
+            reply = to.decode(errors="replace")  # whatever bytes a stranger put there
             try:
                 message = Message(data) if headers is None else _message(data, headers)
             except ValueError as error:
@@ -295,22 +303,23 @@ class NatsTransport(Transport[V]):
         self._put(Outgoing(subject, "", message))
 
 
-def _publish(subject: str, reply: str, message: Message, largest: int) -> bytes:
-    """Return the command that publishes a message.
+def _publish(to: str, message: Message, largest: int) -> bytes:
+    """Return the command that publishes a message to a subject, with a reply subject or none.
 
     Raises:
         MaxPayloadError: it has more bytes, with its headers, than the server takes.
     """
     body = message.body
-    to = f"{subject} {reply}" if reply else subject
+    if not message.headers and not message.content_type:
+        if len(body) > largest:
+            raise nats.errors.MaxPayloadError  # the server would end the connection
+        return b"PUB %b %d\r\n%b\r\n" % (to.encode(), len(body), body)
     lines = f"{_CONTENT_TYPE}: {message.content_type}\r\n" if message.content_type else ""
     for name, value in message.headers.items():
         lines += f"{name}: {value}\r\n"
-    head = f"NATS/1.0\r\n{lines}\r\n".encode() if lines else b""
+    head = f"NATS/1.0\r\n{lines}\r\n".encode()
     if len(head) + len(body) > largest:
-        raise nats.errors.MaxPayloadError  # the server would end the connection
-    if not head:
-        return b"PUB %b %d\r\n%b\r\n" % (to.encode(), len(body), body)
+        raise nats.errors.MaxPayloadError
     size = len(head)
     return b"HPUB %b %d %d\r\n%b%b\r\n" % (to.encode(), size, size + len(body), head, body)
 

@@ -12,18 +12,18 @@ from urllib.parse import SplitResult
 import nats.errors
 from nats.aio.client import Client
 
-__all__ = ["PING", "End", "Link", "Take", "checked_url", "dial"]
+from .nats_reader import Reader, Take
+
+__all__ = ["PING", "End", "Link", "checked_url", "dial"]
 
 _log = logging.getLogger("correlator")
 
 PING = 5.0  # seconds; two without an answer, and the connection counts as lost
-_TURN = 100  # messages taken in one turn of the loop: a flood holds up nobody else
 _DIAL = 5.0  # seconds that connecting may take
 _PORT = 4222
 _SILENCE = 60.0  # seconds in which the same error is not logged again
 _AGAIN = 0.25  # seconds between the client's attempts to connect
 
-Take = Callable[[str, str, bytes, bytes | None], None]
 End = Callable[[], Awaitable[None]]
 
 
@@ -40,22 +40,8 @@ class Link(Client):
     def __init__(self, *, secure: bool) -> None:
         super().__init__()
         self._secure = secure
-        self.takers: dict[int, Take] = {}
-        self._taken = 0
+        self._ps = self._reader = Reader(self)
         self._refused: list[str] = []  # what the server said of subscriptions that it forbids
-
-    async def _process_msg(
-        self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes | None
-    ) -> None:
-        take = self.takers.get(sid)
-        if take is None:
-            await super()._process_msg(sid, subject, reply, data, headers)  # type: ignore[arg-type]
-            return
-        # Whatever bytes a stranger put there: what is raised here ends the client's reader.
-        take(subject.decode(errors="replace"), reply.decode(errors="replace"), data, headers)
-        self._taken += 1
-        if self._taken % _TURN == 0:
-            await asyncio.sleep(0)
 
     async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
         # Whoever is in the way may leave that out; the client would go on in clear, password first.
@@ -70,7 +56,18 @@ class Link(Client):
 
     async def send(self, commands: list[bytes]) -> None:
         """Send protocol commands, as one write."""
-        await self._send_command(b"".join(commands))
+        data = b"".join(commands)
+        writer = getattr(self._transport, "_io_writer", None)
+        if (
+            writer is not None
+            and self.is_connected
+            and not self._pending
+            and not writer.transport.get_write_buffer_size()
+        ):
+            # Nothing is before it, so it need not wait for the client's flusher, a task.
+            writer.write(data)
+            return
+        await self._send_command(data)
         await self._flush_pending()
 
     async def ping(self) -> asyncio.Future[bool]:
@@ -104,18 +101,19 @@ class Link(Client):
     async def take(self, subject: str, queue: str, take: Take) -> End:
         """Subscribe, and be sure of it. Returns what ends it. Raises ConnectionError."""
         subscription = await self.subscribe(subject, queue)
-        self.takers[subscription._id] = take
+        number = b"%d" % subscription._id
+        self._reader.takers[number] = take
         await self.sync()
         # The server's own words are in small letters by now: the client's parser does that.
         if any(f'"{subject.lower()}"' in each for each in self._refused):
-            del self.takers[subscription._id]
+            del self._reader.takers[number]
             raise ConnectionError(f"NATS does not let this user subscribe to {subject}")
 
         async def end() -> None:
             with suppress(nats.errors.Error, OSError, TimeoutError):  # gone, and all with it
                 await subscription.unsubscribe()
                 await self.sync(1)
-            self.takers.pop(subscription._id, None)
+            self._reader.takers.pop(number, None)
 
         return end
 

@@ -137,7 +137,8 @@ async def test_a_malformed_reply_costs_itself_and_is_counted(
 
 
 @pytest.mark.parametrize(
-    "last", [b"", b"unknown", b"a.b", "\u2028".encode(), b"\xff\xfe", b"~5", b"+1", b"x" * 1000]
+    "last",
+    [b"", b"unknown", b"a.b", "\u2028".encode(), b"\xff\xfe", b"~5", b"+1", b"x" * 1000, b"a\x0bb"],
 )
 async def test_a_reply_to_no_id_of_ours_settles_nothing(transport, correlator, client, last):
     with correlator.register() as pending:
@@ -263,6 +264,79 @@ async def test_a_server_that_is_slow_to_see_it_come_back_is_waited_for(
         assert transport.stats().reconnects == 1
 
 
+async def test_nothing_goes_out_before_the_server_has_answered_to_the_new_subscriptions(
+    nats_server, subject
+):
+    """The client calls itself connected sooner, and what it subscribes anew may be on its way."""
+    back = asyncio.Event()
+    async with (
+        Proxy(nats_server.port) as proxy,
+        Correlator(timeout=PATIENCE) as correlator,
+        connect(through(proxy, nats_server), correlator) as transport,
+    ):
+        client = transport._nats
+        reconnected = client._reconnected_cb
+
+        async def frozen():
+            proxy.freeze()  # so that no answer comes to what is sent from now on
+            back.set()
+            await reconnected()
+
+        client._reconnected_cb = frozen
+        proxy.cut()
+        async with asyncio.timeout(PATIENCE):
+            await back.wait()
+            asking = asyncio.create_task(transport.request(subject, b""))
+            await asyncio.sleep(0.1)  # really: what does not wait takes a turn or two
+            assert client.is_connected
+            assert not transport.stats().connected
+            assert transport.stats().sent == 0
+            proxy.thaw()
+            with pytest.raises(NoResponder):
+                await asking
+        assert transport.stats().connected
+
+
+async def test_a_forward_that_is_under_way_when_the_connection_is_lost_is_told_at_once(nats_server):
+    async with (
+        Proxy(nats_server.port) as proxy,
+        Correlator() as correlator,
+        connect(through(proxy, nats_server), correlator) as transport,
+    ):
+        proxy.freeze()
+        forwarding = asyncio.create_task(
+            transport.forward("replica-0", "0" * 32, Message(b"x"), timeout=PATIENCE)
+        )
+        async with asyncio.timeout(PATIENCE):
+            while not transport._forwards:  # noqa: ASYNC110  # no event tells
+                await asyncio.sleep(0.005)
+            proxy.cut()
+            with pytest.raises(ConnectionError, match="the connection was lost"):
+                await forwarding
+            proxy.thaw()
+        assert transport._forwards == {}
+        assert transport.stats().forwarded == 0
+
+
+async def test_a_forward_that_is_under_way_when_the_client_gives_up_is_told_at_once(nats_server):
+    async with (
+        Proxy(nats_server.port) as proxy,
+        Correlator() as correlator,
+        connect(through(proxy, nats_server), correlator) as transport,
+    ):
+        proxy.freeze()
+        forwarding = asyncio.create_task(
+            transport.forward("replica-0", "0" * 32, Message(b"x"), timeout=PATIENCE)
+        )
+        async with asyncio.timeout(PATIENCE):
+            while not transport._forwards:  # noqa: ASYNC110  # no event tells
+                await asyncio.sleep(0.005)
+            await transport._nats._process_err("'some other error'")
+            with pytest.raises(ConnectionError, match="the connection was lost"):
+                await forwarding
+            proxy.thaw()
+
+
 @pytest.mark.parametrize("turns", range(30))
 async def test_a_cancellation_while_it_connects_is_never_lost(nats_server, turns):
     async with Correlator() as correlator:
@@ -291,16 +365,8 @@ async def test_leaving_does_not_hang_on_a_server_that_is_stopped(start_nats_serv
 
 def test_what_we_lean_on_of_the_client_is_there():
     """These are inner names: a release without them must fail here, and not at a user's."""
-    for name in ("_process_msg", "_process_err", "_send_command", "_flush_pending"):
+    for name in ("_process_err", "_send_command", "_flush_pending"):
         assert inspect.iscoroutinefunction(getattr(Client, name))
-    assert list(inspect.signature(Client._process_msg).parameters) == [
-        "self",
-        "sid",
-        "subject",
-        "reply",
-        "data",
-        "headers",
-    ]
     client = Client()
-    assert client._pongs == []
+    assert client._pongs == client._pending == []
     assert "max_reconnect_attempts" not in client.options or client.options

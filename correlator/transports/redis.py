@@ -16,18 +16,21 @@ import re
 import ssl as tls
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from typing import Any, ClassVar
+from typing import Any
 from urllib.parse import SplitResult
 
 from typing_extensions import TypeVar
 
 from ..checks import check_instance, check_seconds
+from ..core import Correlator
 from .base import Transport
 from .message import Message, check_request_id
 from .outgoing import Outgoing
 from .redis_intake import Acknowledgement, Intake
-from .redis_link import BLOCK, Link, Server, checked, delays, reason
+from .redis_link import BLOCK, Link, checked, delays, pack
+from .redis_server import Server
 from .redis_wire import entries_of, fields_of, message_of, values_of
+from .redis_words import reason
 from .serving import Service
 
 __all__ = ["RedisTransport"]
@@ -38,7 +41,10 @@ _log = logging.getLogger("correlator")
 
 _NAME = re.compile(r"[A-Za-z0-9._:/{}-]{1,100}")
 
-_READ = 100  # replies a read at most, since each exchange has a time to be done in
+_READ = 100  # replies a read at most
+_SLOW = 1.0  # seconds that a read may take: then the next is for fewer
+_MAX_BODY = 512 << 20  # bytes: what servers take by default (proto-max-bulk-len)
+_LARGE = 1 << 20  # bytes; what is more goes in several writes
 _TRIM = 100  # replies that were read, and go as soon as there are so many
 _MIN_MAXLEN = 20_000  # of a reply stream: whoever answers does not know its owner's `max_pending`
 _BEAT = 5.0  # seconds between two heartbeats at most: they are also how a silent end is noticed
@@ -59,12 +65,10 @@ class RedisTransport(Transport[V]):
             authority for example.
     """
 
-    schemes: ClassVar = ("redis", "rediss", "valkey", "valkeys")
-
     def __init__(
         self,
         url: SplitResult,
-        correlator: Any,
+        correlator: Correlator[str, V],
         *,
         prefix: str = "correlator",
         reply_ttl: float = 60.0,
@@ -92,6 +96,7 @@ class RedisTransport(Transport[V]):
         self._writer = Link(self._server)
         self._last: bytes | str = "0-0"
         self._count = _READ
+        self._in_bursts = False
         self._untrimmed = 0
         self._intakes: set[Intake] = set()
 
@@ -113,9 +118,8 @@ class RedisTransport(Transport[V]):
 
     async def _listen(self) -> None:
         """Connect, see to it that replies have somewhere to go, and take those that are there."""
-        (pong,) = await self._writer.call(self._writer.pack("PING"))
+        (pong,) = await self._writer.call(pack("PING"))
         checked(pong)
-        pack = self._reader.pack
         existed, *made = await self._reader.call(
             pack("EXISTS", self._address),
             # What makes a stream without an entry in it.
@@ -131,7 +135,7 @@ class RedisTransport(Transport[V]):
         await self._take_replies(0)
 
     def _prolong(self) -> bytes:
-        return self._writer.pack("PEXPIRE", self._address, int(self._ttl * 1000))
+        return pack("PEXPIRE", self._address, int(self._ttl * 1000))
 
     async def _read(self) -> None:
         while True:
@@ -175,7 +179,7 @@ class RedisTransport(Transport[V]):
             if self._was_ready:
                 with suppress(ConnectionError, TimeoutError):
                     async with asyncio.timeout(_SHUT):
-                        await self._writer.call(self._writer.pack("DEL", self._address))
+                        await self._writer.call(pack("DEL", self._address))
         finally:
             await self._reader.close()
             await self._writer.close()
@@ -183,67 +187,92 @@ class RedisTransport(Transport[V]):
     # -- sending -------------------------------------------------------------------------------
 
     async def _write(self, batch: list[Outgoing]) -> None:
-        now = asyncio.get_running_loop().time()
+        part: list[Outgoing] = []
         commands: list[bytes] = []
-        out: list[Outgoing] = []  # whom each answer is for
-        for each in batch:
-            try:
-                packed = self._pack(each, now)
-            except UnicodeEncodeError as error:  # a header with half of a surrogate pair
-                self._unsent(each, error)
-            else:
-                commands += packed
-                out += [each] * len(packed)
-        if not commands:
-            return
+        size = 0
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        for out in batch:
+            if len(out.message.body) > _MAX_BODY:  # the server would hang up, on all of them
+                size_of = f"a body of {len(out.message.body)} bytes is too large"
+                self._unsent(out, ValueError(f"{size_of}: Redis takes {_MAX_BODY}"))
+                continue
+            if out.address:
+                command = self._pack(out, now)
+                commands.append(command)
+                size += len(command)
+            part.append(out)
+            if size >= _LARGE:
+                await self._write_part(part, commands)
+                part, commands, size = [], [], 0
+                await self._ready.wait()
+                now = loop.time()
+        if part:
+            await self._write_part(part, commands)
+
+    async def _write_part(self, part: list[Outgoing], commands: list[bytes]) -> None:
+        """Send what has an address by its command, and then take out what is acknowledged."""
+        acknowledged: dict[str, list[bytes]] = {}  # entries by stream
+        for out in part:
+            if isinstance(out, Acknowledgement):
+                acknowledged.setdefault(out.stream, []).append(out.entry_id)
+        for stream, entries in acknowledged.items():
+            commands.append(pack("XACK", stream, self._group, *entries))
+            commands.append(pack("XDEL", stream, *entries))
         try:
-            answers = await self._writer.call(*commands)
+            answers = iter(await self._writer.call(*commands))
         except ConnectionError as error:
             self._broken()
-            for each in batch:
-                if each.sent is not None:
-                    self._unsent(each, error)
+            for out in part:
+                if out.sent is not None:
+                    self._unsent(out, error)
                 # A request may have gone, and its reply may come: so it stays, and is not resent.
             return
-        for each, answer in zip(out, answers, strict=True):
-            if isinstance(answer, Exception):
-                self._unsent(each, answer)
-            elif each.sent is not None and not each.sent.done():
-                each.sent.set_result(answer is not None)
+        added = [next(answers) if out.address else None for out in part]
+        refused: dict[str, Exception] = {}
+        for stream in acknowledged:
+            both = next(answers), next(answers)
+            refused.update((stream, each) for each in both if isinstance(each, Exception))
+        for out, answer in zip(part, added, strict=True):
+            became = answer
+            if isinstance(out, Acknowledgement):
+                became = refused.get(out.stream, answer)
+            if isinstance(became, Exception):
+                self._unsent(out, became)
+            elif out.sent is not None and not out.sent.done():
+                out.sent.set_result(answer is not None)
 
-    def _pack(self, out: Outgoing, now: float) -> list[bytes]:
-        pack = self._writer.pack
-        if isinstance(out, Acknowledgement):
-            return [
-                pack("XACK", out.address, self._group, out.request_id),
-                pack("XDEL", out.address, out.request_id),
-            ]
+    def _pack(self, out: Outgoing, now: float) -> bytes:
         fields = fields_of(out.request_id, out.message)
         if out.deadline is None:
             bound = ("NOMKSTREAM", "MAXLEN", "~", self._maxlen, "*")
-            return [pack("XADD", out.address, *bound, *fields)]
+            return pack("XADD", out.address, *bound, *fields)
         left = ("reply_to", self._address, "timeout_ms", out.left_ms(now))
-        return [pack("XADD", out.address, "*", *left, *fields)]
+        return pack("XADD", out.address, "*", *left, *fields)
 
     # -- taking --------------------------------------------------------------------------------
 
     async def _take_replies(self, block: float) -> None:
-        pack = self._reader.pack
-        waiting = ("BLOCK", int(block * 1000)) if block else ()
-        commands = [
-            pack("XREAD", "COUNT", self._count, *waiting, "STREAMS", self._address, self._last)
-        ]
+        commands = []
         if self._untrimmed >= _TRIM:
-            commands.insert(0, pack("XTRIM", self._address, "MINID", self._last))
+            commands.append(pack("XTRIM", self._address, "MINID", self._last))
             self._untrimmed = 0
-        try:
-            *_, answer = await self._reader.call(*commands, block=block)
-        except ConnectionError:
-            # As many may be too much for the time and the link: then the next read would be, too.
-            self._count = max(1, self._count // 4)
-            raise
-        self._count = min(2 * self._count, _READ)
-        for entry_id, fields in entries_of(checked(answer)):
+        which = ("STREAMS", self._address, self._last)
+        waiting = ("BLOCK", int(block * 1000), *which) if block else which
+        if block and self._in_bursts:
+            # What wakes us is the first of what is written at once. The second read has them all.
+            commands.append(pack("XREAD", "COUNT", 1, *waiting))
+            waiting = which
+        commands.append(pack("XREAD", "COUNT", self._count, *waiting))
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        *_, answer = await self._reader.call(*commands, block=block)
+        entries = entries_of(checked(answer))
+        # As many may be too much for the link: each has a time to be here in.
+        slow = loop.time() - begun > block + _SLOW
+        self._count = max(1, self._count // 4) if slow else min(2 * self._count, _READ)
+        self._in_bursts = len(entries) > 1 and self._count == _READ
+        for entry_id, fields in entries:
             self._last = entry_id
             self._untrimmed += 1
             self._take_reply(fields)

@@ -18,9 +18,11 @@ from redis.exceptions import ResponseError
 from .base import Transport
 from .message import Message, check_request_id
 from .outgoing import Outgoing
-from .redis_link import BLOCK, Link, Server, checked, delays, reason
+from .redis_link import BLOCK, Link, checked, delays, pack
+from .redis_server import Server
 from .redis_wire import KEY, entries_of, message_of, values_of
-from .serving import Service
+from .redis_words import reason
+from .serving import ACKNOWLEDGED, Service
 
 __all__ = ["Acknowledgement", "Intake"]
 
@@ -33,9 +35,26 @@ _NOTHING = Message(b"")
 
 
 class Acknowledgement(Outgoing):
-    """Takes an entry, its `request_id`, out of the stream at its `address`."""
+    """Takes an entry out of its stream, once the answer to it is out, if there is an `address`.
 
-    __slots__ = ()
+    Attributes:
+        stream: the key of the stream.
+        entry_id: the entry's.
+    """
+
+    __slots__ = ("entry_id", "stream")
+
+    def __init__(
+        self,
+        stream: str,
+        entry_id: bytes,
+        reply_to: str = "",
+        request_id: str = "",
+        message: Message = _NOTHING,
+    ) -> None:
+        super().__init__(reply_to, request_id, message)
+        self.stream = stream
+        self.entry_id = entry_id
 
 
 class Intake:
@@ -69,7 +88,7 @@ class Intake:
     async def join(self) -> None:
         """See to it that there is a group. Raises ConnectionError."""
         create = ("XGROUP", "CREATE", self._destination, self._group, "0", "MKSTREAM")
-        (answer,) = await self.link.call(self.link.pack(*create))
+        (answer,) = await self.link.call(pack(*create))
         checked(answer)
         self._cursor = "0-0"  # first what was delivered to us and got lost on the way here
 
@@ -99,7 +118,6 @@ class Intake:
         if there:
             pending = ("XPENDING", self._destination, self._group, "-", "+", 1)
             delete = ("XGROUP", "DELCONSUMER", self._destination, *self._consumer)
-            pack = self.link.pack
             with suppress(ConnectionError):
                 (left,) = await self.link.call(pack(*pending, self._transport.owner))
                 if left == []:  # or it would be forgotten, instead of claimed by another
@@ -111,8 +129,7 @@ class Intake:
 
     def keep(self) -> bytes:
         """Return the command that says that what is in hand is not idle."""
-        pack, ids = self.link.pack, self.in_hand
-        return pack("XCLAIM", self._destination, *self._consumer, 0, *ids, "JUSTID")
+        return pack("XCLAIM", self._destination, *self._consumer, 0, *self.in_hand, "JUSTID")
 
     async def _take(self) -> None:
         """Take as many requests as there are places for."""
@@ -122,33 +139,36 @@ class Intake:
         count = 1 + self._service.places
         time = asyncio.get_running_loop().time()
         claims = self._cursor == ">" and time >= self._claim_at
-        command = self._claim(count) if claims else self._read(count)
-        block = BLOCK if self._cursor == ">" else 0.0
         # The time of the broker's clock, for an entry's id is of that as well.
-        answer, now = await self.link.call(command, self.link.pack("TIME"), block=block)
         if claims:
+            answer, now = await self.link.call(self._claim(count), pack("TIME"))
             self._claim_cursor, entries, *_ = checked(answer)
             if self._claim_cursor == b"0-0":
                 self._claim_at = time + _IDLE / 2
+        elif self._cursor == ">":
+            # What wakes us is the first of what was written at once. The second reads the rest.
+            reads = [self._read(1, BLOCK)] + [self._read(count - 1)] * (count > 1)
+            *answers, now = await self.link.call(*reads, pack("TIME"), block=BLOCK)
+            entries = [entry for answer in answers for entry in entries_of(checked(answer))]
         else:
+            answer, now = await self.link.call(self._read(count), pack("TIME"))
             entries = entries_of(checked(answer))
-            if self._cursor != ">":
-                self._cursor = entries[-1][0] if entries else ">"
+            self._cursor = entries[-1][0] if entries else ">"
         now_ms = int(now[0]) * 1000 + int(now[1]) // 1000
         for entry in entries:
             # Redis 6.2 has None for one that was claimed and is no longer there.
             if entry is not None and entry[0] not in self.in_hand:
                 await self._take_request(entry[0], entry[1], now_ms)
 
-    def _read(self, count: int) -> bytes:
-        much = ("COUNT", count, "BLOCK", int(BLOCK * 1000))
+    def _read(self, count: int, block: float = 0.0) -> bytes:
+        much = ("COUNT", count, "BLOCK", int(block * 1000)) if block else ("COUNT", count)
         which = ("STREAMS", self._destination, self._cursor)
-        return self.link.pack("XREADGROUP", "GROUP", *self._consumer, *much, *which)
+        return pack("XREADGROUP", "GROUP", *self._consumer, *much, *which)
 
     def _claim(self, count: int) -> bytes:
         """Return the command that takes over what others took and will not answer."""
         which = (int(_IDLE * 1000), self._claim_cursor, "COUNT", count)
-        return self.link.pack("XAUTOCLAIM", self._destination, *self._consumer, *which)
+        return pack("XAUTOCLAIM", self._destination, *self._consumer, *which)
 
     async def _take_request(self, entry_id: bytes, fields: Any, now_ms: int) -> None:
         try:
@@ -163,7 +183,7 @@ class Intake:
             waited = max(0, now_ms - int(entry_id.partition(b"-")[0])) / 1000
         except Exception as error:
             self._transport._received_nonsense(error)
-            self._transport._put(self._acknowledgement(entry_id))
+            self._transport._put(Acknowledgement(self._destination, entry_id))
             return
         if not self._has_place:
             await self._service.wait_for_place()
@@ -174,33 +194,31 @@ class Intake:
 
     async def _answer(
         self, entry_id: bytes, reply_to: str, request_id: str, message: Message
-    ) -> None:
-        """Send an answer, and again if need be: to come twice does no harm, to be lost does."""
+    ) -> object:
+        """Send an answer, and again if need be: to come twice does no harm, to be lost does.
+
+        The request is taken out in the same write, of which the server keeps the order.
+        """
         try:
-            async with asyncio.timeout(_IDLE):  # then it is another's to answer
-                for left in reversed(range(_TRIES)):
-                    try:
-                        await self._transport._send(reply_to, request_id, message)
-                        return
-                    except ConnectionError:
-                        if not left:
-                            raise
-        except ResponseError as error:  # it is refused, as it would be the next time
+            for left in reversed(range(_TRIES)):
+                out = Acknowledgement(self._destination, entry_id, reply_to, request_id, message)
+                try:
+                    await self._transport._send_out(out)
+                    break
+                except ConnectionError:
+                    if not left:
+                        raise
+        except (ResponseError, ValueError) as error:  # it is refused, as it would be next time
             _log.warning("%r could not answer: %s", self._transport, reason(error))
-        except BaseException:
-            self.in_hand.discard(entry_id)  # so that it may be claimed
-            raise
+            return None
+        finally:
+            self.in_hand.discard(entry_id)  # if it failed, it may be claimed
+        return ACKNOWLEDGED
 
     async def _acknowledge(self, entry_id: bytes) -> None:
+        """Take out what nobody answers."""
         try:
-            sent: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-            self._transport._put(self._acknowledgement(entry_id, sent))
             async with asyncio.timeout(_IDLE):
-                await sent
+                await self._transport._send_out(Acknowledgement(self._destination, entry_id))
         finally:
             self.in_hand.discard(entry_id)
-
-    def _acknowledgement(
-        self, entry_id: bytes, sent: asyncio.Future[bool] | None = None
-    ) -> Acknowledgement:
-        return Acknowledgement(self._destination, entry_id.decode(), _NOTHING, sent=sent)

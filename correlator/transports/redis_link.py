@@ -1,112 +1,47 @@
 """Link: one connection to a Redis or Valkey server, on which nothing is ever sent twice.
 
 redis-py's own client sends a command again when the connection breaks, up to ten times, and a
-request that is sent again is done again. So its connections are used here, without its client.
+request that is sent again is done again. Its connections, without the client, cost a coroutine for
+each answer. So what is below is on asyncio itself, and on hiredis, which packs and parses.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-import re
-import ssl as tls
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any, Final, Self
-from urllib.parse import SplitResult, unquote
+from typing import Any, Final, cast
 
-from redis.asyncio.connection import Connection, SSLConnection
+import hiredis
 from redis.exceptions import ResponseError
 
-from ..checks import check_instance
+from .redis_server import Server
+from .redis_words import reason
 
-__all__ = ["BLOCK", "TIMEOUT", "Link", "Server", "checked", "delays", "reason"]
+__all__ = ["BLOCK", "TIMEOUT", "Link", "checked", "delays", "pack"]
 
 BLOCK: Final = 2.0
 """Seconds that a server waits for something to read, before it answers that there is nothing."""
 TIMEOUT: Final = 3.0
-"""Seconds for an exchange; a server that takes longer counts as lost."""
+"""Seconds in which nothing moves; a server that takes longer counts as lost."""
 
-_DATABASE = re.compile(r"/?|/[0-9]{1,5}")
+_NOT_YET: Final = object()
 
 
-@dataclass(frozen=True, slots=True)
-class Server:
-    """Where a server is, and who asks to be let in."""
-
-    host: str
-    port: int
-    database: int
-    user: str | None = field(repr=False)
-    password: str | None = field(repr=False)
-    ssl: tls.SSLContext | None = field(repr=False)
-
-    @classmethod
-    def at(cls, url: SplitResult, ssl: tls.SSLContext | None) -> Self:
-        """Return the server that a URL names.
-
-        Raises:
-            ValueError: it names none, or `ssl` is given and it does not ask for TLS.
-            TypeError: `ssl` is no context.
-        """
-        try:
-            port = url.port or 6379
-        except ValueError:
-            port = 0
-        # Without what is there: a password with a slash in it ends up in any of these.
-        if not url.hostname or not port:
-            raise ValueError("url must name a host, and a port or none, for Redis")
-        if url.query or url.fragment or _DATABASE.fullmatch(url.path) is None:
-            raise ValueError("url must end with a database's number, or with its host, for Redis")
-        if ssl is not None:
-            check_instance("ssl", ssl, tls.SSLContext)
-        if url.scheme in ("rediss", "valkeys"):
-            ssl = tls.create_default_context() if ssl is None else ssl
-        elif ssl is not None:
-            raise ValueError(f"ssl is for rediss: and valkeys:, not for {url.scheme}:")
-        return cls(
-            host=url.hostname,
-            port=port,
-            database=int(url.path.strip("/") or 0),
-            user=unquote(url.username) if url.username else None,
-            password=unquote(url.password) if url.password else None,
-            ssl=ssl,
-        )
-
-    def connection(self) -> Connection:
-        """Return a connection that is not yet connected."""
-        options: dict[str, Any] = {
-            "host": self.host,
-            "port": self.port,
-            "db": self.database,
-            "username": self.user,
-            "password": self.password,
-            "protocol": 2,  # every server speaks it, and answers are the same on all of them
-            "driver_info": None,
-            "socket_timeout": None,  # it would be a task a write and a timer an answer
-        }
-        if self.ssl is None:
-            return Connection(**options)
-        connection = SSLConnection(**options)
-        connection.ssl_context.context = self.ssl  # instead of one that it would make itself
-        return connection
-
-    def __str__(self) -> str:
-        return f"{self.host}:{self.port}"
+def pack(*command: str | bytes | int) -> bytes:
+    """Return a command as it goes over the wire."""
+    # Its stub says that it takes one argument, and that it returns anything.
+    packed: bytes = hiredis.pack_command(command)  # type: ignore[arg-type]
+    return packed
 
 
 class Link:
     """A connection that is made when it is first used, and anew after it broke."""
 
     def __init__(self, server: Server) -> None:
-        self._connection = server.connection()
+        self._server = server
         self._lock = asyncio.Lock()
-        self._timeout: asyncio.Timeout | None = None
-        self._transport: asyncio.WriteTransport | None = None
-
-    def pack(self, *command: str | bytes | int) -> bytes:
-        """Return a command as it goes over the wire. Raises UnicodeEncodeError."""
-        return b"".join(self._connection.pack_command(*command))
+        self._answers: _Answers | None = None
 
     async def call(self, *commands: bytes, block: float = 0.0) -> list[Any]:
         """Send commands in one write and return their answers; an error is an answer as well.
@@ -116,76 +51,172 @@ class Link:
             block: seconds that the server may wait before it answers.
 
         Raises:
-            ConnectionError: the connection broke, or the server took too long. Any of the commands
-                may have been carried out or not. Its text holds nothing that was sent.
+            ConnectionError: the connection broke, or nothing moved on it for too long. Any of the
+                commands may have been carried out or not. Its text holds nothing that was sent.
         """
         async with self._lock:
             try:
-                async with asyncio.timeout(block + TIMEOUT) as self._timeout:
-                    return await self._exchange(commands)
-            except Exception as error:
-                raise ConnectionError(reason(error)) from None
-            finally:
-                self._timeout = None
+                answers = self._answers
+                # What came in though nothing was asked is the answer to nothing, maybe of another.
+                if answers is None or answers.ended or answers.is_ahead:
+                    answers = await self._connect()
+                return await answers.to(commands, block + TIMEOUT)
+            except BaseException as error:
+                # Answers may be left on the way, and the next who asks would get them
+                # (CVE-2023-28858, CVE-2023-28859).
+                self._drop()
+                if isinstance(error, Exception):
+                    raise ConnectionError(reason(error)) from None
+                raise
 
     def interrupt(self) -> None:
         """End the exchange that is under way, if there is one, as if it had taken too long."""
-        if self._timeout is not None and not self._timeout.expired():
-            self._timeout.reschedule(asyncio.get_running_loop().time())
+        if self._answers is not None:
+            self._answers.end(TimeoutError())
 
     async def close(self) -> None:
         """Disconnect, whatever the server does."""
-        await self._drop(nowait=False)
+        self._drop()
+        if self._answers is not None:
+            await self._answers.lost
 
-    async def _exchange(self, commands: tuple[bytes, ...]) -> list[Any]:
-        connection = self._connection
+    async def _connect(self) -> _Answers:
+        """Connect, and be let in. Raises OSError, TimeoutError or ResponseError."""
+        self._drop()
+        server = self._server
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(TIMEOUT):
+            _, self._answers = await loop.create_connection(
+                _Answers, server.host, server.port, ssl=server.ssl
+            )
+        commands = []
+        if server.password is not None:
+            user = () if server.user is None else (server.user,)
+            commands.append(pack("AUTH", *user, server.password))
+        if server.database:
+            commands.append(pack("SELECT", server.database))
+        if commands:
+            for answer in await self._answers.to(commands, TIMEOUT):
+                if isinstance(answer, Exception):
+                    raise answer
+        return self._answers
+
+    def _drop(self) -> None:
+        # Not closed, which means: as soon as the server has taken what is buffered. One that stalls
+        # would hold us up, and get requests then that nobody waits for any more.
+        if self._answers is not None:
+            self._answers.end(ConnectionAbortedError())
+
+
+class _Answers(asyncio.Protocol):
+    """Takes the answers off a connection, to one exchange at a time.
+
+    Attributes:
+        ended: whether the connection is of no use any more.
+        lost: done when the loop has closed it, which it does at once.
+    """
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._parser = hiredis.Reader(replyError=ResponseError, notEnoughData=_NOT_YET)
+        self._transport: asyncio.Transport | None = None
+        self._taken: list[Any] = []
+        self._missing = 0
+        self._all: asyncio.Future[list[Any]] | None = None
+        self._heard = 0  # bytes
+        self._timer: asyncio.TimerHandle | None = None
+        self.ended = False
+        self.lost: asyncio.Future[None] = self._loop.create_future()
+
+    async def to(self, commands: list[bytes] | tuple[bytes, ...], patience: float) -> list[Any]:
+        """Send commands and return their answers.
+
+        Args:
+            commands: what is sent.
+            patience: seconds for the answers to begin. After that they may take as long as they
+                like, while they keep coming: a large one takes its time on a slow link.
+        """
+        assert self._transport is not None, "it is connected"
+        self._missing = len(commands)
+        self._all = self._loop.create_future()
+        self._transport.write(b"".join(commands))
+        self._wait(patience)
+        self._take()  # a server that is full says so before it is asked
         try:
-            if connection.is_connected and await connection.can_read():
-                # Nothing was asked, so it is the end. What is written after that is lost.
-                await self._drop()
-            await connection.connect_check_health(check_health=False)
-            assert connection._writer is not None, "it has just connected"
-            self._transport = connection._writer.transport
-            await connection.send_packed_command(commands, check_health=False)
-            answers = []
-            for _ in commands:
-                try:
-                    answers.append(await connection.read_response())
-                except ResponseError as error:
-                    answers.append(error.with_traceback(None))  # it would keep this frame
-            return answers
-        except BaseException:
-            # Answers may be left on the way, and the next who asks would get them
-            # (CVE-2023-28858, CVE-2023-28859).
-            await self._drop()
-            raise
+            return await self._all
+        finally:
+            self._all = None
+            if self._timer is not None:
+                self._timer.cancel()
 
-    async def _drop(self, *, nowait: bool = True) -> None:
-        # redis-py closes, which means: as soon as the server has taken what is buffered. One that
-        # stalls would hold us up, and get requests then that nobody waits for any more.
+    @property
+    def is_ahead(self) -> bool:
+        """Whether something has come in that nobody asked for."""
+        return self._parser.has_data()
+
+    def end(self, error: Exception) -> None:
+        """Disconnect, and let whoever waits for answers have that error."""
+        if self.ended:
+            return
+        self.ended = True
+        self._taken = []
+        if self._all is not None and not self._all.done():
+            self._all.set_exception(error)
         if self._transport is not None:
             self._transport.abort()
-            self._transport = None
-        await self._connection.disconnect(nowait=nowait)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's are none by class
+
+    def data_received(self, data: bytes) -> None:
+        self._heard += len(data)
+        self._parser.feed(data)
+        if self._all is not None:
+            self._take()
+
+    def _take(self) -> None:
+        gets, taken = self._parser.gets, self._taken
+        try:
+            while self._missing:
+                answer = gets()
+                if answer is _NOT_YET:
+                    return
+                taken.append(answer)
+                self._missing -= 1
+        except hiredis.ProtocolError as error:
+            self.end(error)
+            return
+        self._taken = []
+        if self._all is not None and not self._all.done():
+            self._all.set_result(taken)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.end(exc if isinstance(exc, OSError) else ConnectionResetError())
+        self.lost.set_result(None)
+
+    def _wait(self, seconds: float) -> None:
+        assert self._transport is not None, "it is connected"
+        seen = self._heard, self._transport.get_write_buffer_size()
+        self._timer = self._loop.call_later(seconds, self._look, seen)
+
+    def _look(self, seen: tuple[int, int]) -> None:
+        """End what has not moved since then."""
+        assert self._transport is not None, "it is connected"
+        if seen == (self._heard, self._transport.get_write_buffer_size()):
+            self.end(TimeoutError())
+        else:
+            self._wait(TIMEOUT)
 
 
 def checked(answer: Any) -> Any:
     """Return an answer, unless it is an error other than that a group is there already.
 
     Raises:
-        ConnectionError: it is one.
+        ConnectionError: it is one. What was to be seen to is not.
     """
     if isinstance(answer, Exception) and not str(answer).startswith("BUSYGROUP"):
         raise ConnectionError(reason(answer))
     return answer
-
-
-def reason(error: Exception) -> str:
-    """Return what went wrong: kinds of errors alone, for a server may repeat what it was sent."""
-    if type(error) is ConnectionError:
-        return str(error)  # one of those above
-    cause = error.__context__  # redis-py puts its own error over the system's
-    return type(cause if isinstance(cause, OSError) else error).__name__
 
 
 def delays() -> Iterator[float]:

@@ -2,39 +2,72 @@
 
 from __future__ import annotations
 
+import ssl as tls
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
-from redis.asyncio import Redis
+from redis.asyncio import ConnectionPool, Redis
+from redis.asyncio.connection import Connection, SSLConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from ..checks import check_instance
+from . import redis_link
 from .message import Message
-from .redis_link import Server
-from .replies import ReplyStore, check_reply, pack, unpack
+from .redis_server import Server
+from .redis_words import reason
+from .replies import ReplyStore, check_reply, foreign, found, pack
 
 __all__ = ["RedisReplyStore", "open_store"]
 
 
+def open_store(url: str, ssl: tls.SSLContext | None) -> AbstractAsyncContextManager[ReplyStore]:
+    """Return a store at that server, to be used as a context manager. Raises as `Server.at`."""
+    return _opened(Server.at(urlsplit(url), ssl))
+
+
 @asynccontextmanager
-async def open_store(url: str) -> AsyncIterator[ReplyStore]:
-    """Give a store at that server, for the length of a block."""
-    server = Server.at(urlsplit(url), None)
-    # Without retries: of a `SET NX` that is done twice the second says that it was not done.
-    async with Redis(
+async def _opened(server: Server) -> AsyncIterator[ReplyStore]:
+    await _see(server)
+    options: dict[str, Any] = {"connection_class": Connection}
+    if server.ssl is not None:
+        options = {"connection_class": _TlsConnection, "context": server.ssl}
+    pool = ConnectionPool(
         host=server.host,
         port=server.port,
         db=server.database,
         username=server.user,
         password=server.password,
-        ssl=server.ssl is not None,
+        # Without retries: of a `SET NX` that is done twice the second says that it was not done.
         retry=Retry(NoBackoff(), 0),
-    ) as client:
+        **options,
+    )
+    async with Redis.from_pool(pool) as client:
         yield RedisReplyStore(client)
+
+
+async def _see(server: Server) -> None:
+    """See whether the server is there, and lets us in. Raises ConnectionError."""
+    link = redis_link.Link(server)
+    try:
+        (pong,) = await link.call(redis_link.pack("PING"))
+        if not str(pong).startswith("NOPERM"):  # who may not ask may well be let in
+            redis_link.checked(pong)
+    except ConnectionError as error:
+        raise ConnectionError(f"could not connect to Redis at {server}: {error}") from None
+    finally:
+        await link.close()
+
+
+class _TlsConnection(SSLConnection):
+    """A connection with a context that was given, which redis-py has no argument for."""
+
+    def __init__(self, *, context: tls.SSLContext, **options: Any) -> None:
+        super().__init__(**options)
+        self.ssl_context.context = context
 
 
 class RedisReplyStore:
@@ -61,7 +94,7 @@ class RedisReplyStore:
                 self._prefix + request_id, pack(reply), nx=True, px=milliseconds
             )
         except RedisError as error:
-            raise ConnectionError(f"the reply store is not there: {type(error).__name__}") from None
+            raise ConnectionError(f"the reply store is not there: {reason(error)}") from None
         return kept is not None
 
     async def get(self, request_id: str) -> Message | None:
@@ -69,8 +102,11 @@ class RedisReplyStore:
         try:
             packed = await self._client.get(self._prefix + request_id)
         except RedisError as error:
-            raise ConnectionError(f"the reply store is not there: {type(error).__name__}") from None
-        return None if packed is None else unpack(packed)
+            if isinstance(error, ResponseError) and str(error).startswith("WRONGTYPE"):
+                foreign(self)
+                return None
+            raise ConnectionError(f"the reply store is not there: {reason(error)}") from None
+        return None if packed is None else found(self, packed)
 
     def __repr__(self) -> str:
         return f"<RedisReplyStore {self._prefix!r}>"

@@ -23,7 +23,7 @@ from __future__ import annotations
 import re
 from typing import Any, Final
 
-from .message import TIMEOUT_HEADER, Message, check_headers
+from .message import TIMEOUT_HEADER, Message, check_headers, plain_message
 
 __all__ = ["KEY", "entries_of", "fields_of", "message_of", "values_of"]
 
@@ -53,14 +53,20 @@ def fields_of(request_id: str, message: Message) -> list[str | bytes]:
 
 def message_of(values: dict[bytes, bytes]) -> Message:
     """Return the message that came in fields. Raises KeyError or ValueError where there is none."""
+    body = values[b"body"]
+    if len(values) == 2:  # with the id: most replies
+        return plain_message(body)
     headers = {
         name[2:].decode(): value.decode()
         for name, value in values.items()
         if name.startswith(b"h:")
     }
-    if b"timeout_ms" in values:
-        headers[TIMEOUT_HEADER] = values[b"timeout_ms"].decode()
     content_type = values.get(b"content_type", b"").decode()
     if headers or content_type:
         check_headers({**headers, "Content-Type": content_type})
-    return Message(values[b"body"], headers, content_type)
+    left = values.get(b"timeout_ms")
+    if left is not None:
+        headers[TIMEOUT_HEADER] = left.decode()
+        if not left.isdigit():  # as it is in all that we send
+            check_headers({TIMEOUT_HEADER: headers[TIMEOUT_HEADER]})
+    return Message(body, headers, content_type)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
+import ssl as tls
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Protocol
@@ -12,7 +14,9 @@ from ..checks import check_bound, check_instance, check_seconds
 from ..store import ExpiringStore
 from .message import Message, check_headers
 
-__all__ = ["MemoryReplyStore", "ReplyStore", "open_store", "pack", "unpack"]
+__all__ = ["MemoryReplyStore", "ReplyStore", "foreign", "found", "open_store", "pack", "unpack"]
+
+_log = logging.getLogger("correlator")
 
 
 class ReplyStore(Protocol):
@@ -26,11 +30,15 @@ class ReplyStore(Protocol):
 
         Raises:
             ConnectionError: the store cannot be reached; it may be kept or not.
+            TypeError, ValueError: an argument is no good, or `ttl` longer than the store keeps
+                anything.
         """
         ...
 
     async def get(self, request_id: str) -> Message | None:
         """Return the reply, or None if there is none or its time is up.
+
+        What somebody else has put in its place is no reply: that is logged, and None as well.
 
         Raises:
             ConnectionError: the store cannot be reached.
@@ -80,7 +88,7 @@ class MemoryReplyStore:
 
 
 @asynccontextmanager
-async def open_store(_url: str) -> AsyncIterator[ReplyStore]:
+async def open_store(_url: str, _ssl: tls.SSLContext | None) -> AsyncIterator[ReplyStore]:
     """Give a store of this process's own, for the length of a block."""
     yield MemoryReplyStore()
 
@@ -113,3 +121,17 @@ def unpack(packed: bytes) -> Message:
     if not line_break or not isinstance(content_type, str):
         raise ValueError("a stored reply is none that was put there")
     return Message(body, headers, content_type)
+
+
+def found(store: ReplyStore, packed: bytes) -> Message | None:
+    """Return the reply that a store has found, or None if it is none of ours."""
+    try:
+        return unpack(packed)
+    except ValueError:
+        foreign(store)
+        return None
+
+
+def foreign(store: ReplyStore) -> None:
+    """Log that something lies there that is none of ours. Not what: it may be secret."""
+    _log.warning("%r holds something in the place of a reply that is none", store)

@@ -11,11 +11,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import re
 import ssl as tls
+import sys
 from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, ClassVar, Final
+from functools import partial
+from typing import Any, Final
 from urllib.parse import SplitResult, unquote
 
 from pamqp.commands import Basic, Confirm, Queue
@@ -23,8 +26,11 @@ from pamqp.common import FieldTable
 from typing_extensions import TypeVar
 
 from ..checks import check_instance, check_seconds
+from ..core import Correlator
+from .amqp_content import headers_of, message_of
+from .amqp_direct import DirectReplies
 from .amqp_link import Broker, Channel, Content, Link
-from .amqp_taking import FIRST_DELAY, LAST_DELAY, TAG, Taker, bounded, message_of
+from .amqp_taking import FIRST_DELAY, LAST_DELAY, TAG, Taker, bounded
 from .base import Transport
 from .message import TIMEOUT_HEADER, Message, check_destination
 from .outgoing import Outgoing
@@ -40,6 +46,9 @@ _CONNECTING = 10.0  # seconds
 _MAX_MS = 2**32 - 1  # RabbitMQ closes the channel of who gives a longer expiry
 _MAX_PREFIX = 128
 _NOTHING: Final = Message(b"")
+_LARGEST = re.compile(
+    r"message size \d+ is larger than .*max size (\d+)"
+)  # what RabbitMQ says then
 
 
 class AmqpTransport(Transport[V]):
@@ -51,12 +60,10 @@ class AmqpTransport(Transport[V]):
         ssl: for ``amqps:``, a context of one's own, with a private certificate authority say.
     """
 
-    schemes: ClassVar = ("amqp", "amqps")
-
     def __init__(
         self,
         url: SplitResult,
-        correlator: Any,
+        correlator: Correlator[str, V],
         *,
         prefix: str = "correlator",
         reply_ttl: float = 60.0,
@@ -66,10 +73,7 @@ class AmqpTransport(Transport[V]):
         super().__init__(correlator, **options)
         self._broker = _broker(url)
         self._secure = url.scheme == "amqps"
-        try:
-            check_destination(prefix)
-        except (TypeError, ValueError) as error:
-            raise type(error)(str(error).replace("destination", "prefix")) from None
+        check_destination(prefix, "prefix")
         if len(prefix) > _MAX_PREFIX:
             raise ValueError(f"prefix must be at most {_MAX_PREFIX} characters, not {len(prefix)}")
         self._prefix = prefix
@@ -83,7 +87,12 @@ class AmqpTransport(Transport[V]):
             if not self._secure:
                 raise ValueError("ssl is for amqps:, and the url does not begin with that")
         self._ssl = ssl
+        self._largest = sys.maxsize
         self._session: _Session | None = None
+        self._direct = DirectReplies(
+            partial(self._dial, " direct replies"),
+            partial(self._received_nonsense, "an address for a direct reply, unreadable"),
+        )
 
     def _address_of(self, owner: str) -> str:
         return f"{self._prefix}.replies.{owner}"
@@ -104,7 +113,7 @@ class AmqpTransport(Transport[V]):
 
     async def _connect(self) -> _Session:
         async with asyncio.timeout(_CONNECTING):
-            link = await Link.connect(self._broker, self._ssl, f"correlator {self.replica}")
+            link = await self._dial()
             try:
                 session = _Session(self, link, await link.channel())
                 await session.listen(self._reply_ttl)
@@ -115,11 +124,21 @@ class AmqpTransport(Transport[V]):
         self._connected()
         return session
 
+    async def _dial(self, purpose: str = "") -> Link:
+        name = f"correlator {self.replica}{purpose}"
+        async with asyncio.timeout(_CONNECTING):
+            return await Link.connect(self._broker, self._ssl, name)
+
     async def _stay_connected(self, session: _Session) -> None:
         while True:
             await asyncio.wait([session.channel.closed])
             self._disconnected()
-            session.end(session.channel.closed.result())
+            error = session.channel.closed.result()
+            # It costs the channel, and so must not be sent again: an answer would, for its request
+            # comes again. The broker tells how much it takes only when that has happened.
+            if told := _LARGEST.search(str(error)):
+                self._largest = int(told[1])
+            session.end(error)
             delay = FIRST_DELAY
             while True:
                 # Replicas that lost the broker together are not to come back together.
@@ -145,6 +164,7 @@ class AmqpTransport(Transport[V]):
         if session is None:
             return
         try:
+            await self._direct.leave()
             await bounded(session.leave())  # where it fails, the queue expires by itself
         finally:
             session.end(ConnectionError("the transport is closed"))
@@ -245,11 +265,10 @@ class _Session:
 
     def _marshal(self, outgoing: Outgoing, now: float) -> bytes:
         message = outgoing.message
-        # RabbitMQ takes CC and BCC for more queues to send to, and closes the channel of who gives
-        # them as text: so they never go out.
-        headers: FieldTable = {
-            name: value for name, value in message.headers.items() if name not in ("CC", "BCC")
-        }
+        largest = self._transport._largest
+        if len(message.body) > largest:
+            raise ValueError(f"the body is too large: the broker takes {largest} bytes")
+        headers = headers_of(message)
         properties = Basic.Properties(
             content_type=message.content_type, headers=headers, correlation_id=outgoing.request_id
         )

@@ -75,14 +75,12 @@ class Content:
         routing_key: of one that was returned.
         properties: None if they cannot be read.
         body: the bytes.
-        redelivered: whether it was delivered before.
     """
 
     tag: int
     routing_key: str | None
     properties: Basic.Properties | None
     body: bytes
-    redelivered: bool = False
 
 
 class Channel:
@@ -104,7 +102,6 @@ class Channel:
         self._answers: deque[asyncio.Future[Any]] = deque()
         self._settled = self._acknowledged = 0
         self._coming: tuple[int, str | None] | None = None
-        self._again = False
         self._properties: Basic.Properties | None = None
         self._missing = 0
         self._parts: list[bytes] = []
@@ -189,10 +186,9 @@ class Channel:
         """Take a frame."""
         if kind == _METHOD:
             if frame.startswith(_DELIVER, 7):
-                # Not by pamqp: it fails at names that are no UTF-8, and all we want is the tag and
-                # the bit after it.
-                tag, again = struct.unpack_from(">QB", frame, 12 + frame[11])
-                self._coming, self._again = (tag, ""), bool(again & 1)
+                # Not by pamqp: it fails at names that are no UTF-8, and all we want is the tag.
+                (tag,) = struct.unpack_from(">Q", frame, 12 + frame[11])
+                self._coming = tag, ""
             else:
                 self._received_method(unmarshal(frame)[2])
             return
@@ -211,8 +207,7 @@ class Channel:
             self._missing -= len(frame) - _AROUND
         if self._missing > 0:
             return
-        body = b"".join(self._parts)
-        content = Content(*self._coming, self._properties, body, self._again)
+        content = Content(*self._coming, self._properties, b"".join(self._parts))
         (self.on_delivery if content.tag else self.on_return)(content)
         self._coming = self._properties = None  # nothing of it is to be kept
         self._parts.clear()

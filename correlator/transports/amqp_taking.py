@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
-from datetime import datetime
-from decimal import Decimal
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from pamqp.commands import Basic, Queue
 
+from .amqp_content import message_of
 from .amqp_link import Channel, Content, Link, Refused
 from .message import Message
 from .serving import Service
@@ -19,7 +18,7 @@ from .serving import Service
 if TYPE_CHECKING:
     from .amqp import AmqpTransport
 
-__all__ = ["FIRST_DELAY", "LAST_DELAY", "LEAVING", "TAG", "Taker", "bounded", "message_of"]
+__all__ = ["FIRST_DELAY", "LAST_DELAY", "LEAVING", "TAG", "Taker", "bounded"]
 
 TAG: Final = "correlator"
 """Names the one consumer that each channel of ours has."""
@@ -105,12 +104,6 @@ class Taker:
             self._transport._received_nonsense("a request with no correlation id, or unreadable")
             await acknowledge()
             return
-        if content.redelivered and (properties.reply_to or "").startswith(_DIRECT):
-            # Either who asked has gone with its connection, or the address is a forged one: then
-            # RabbitMQ closes our channel for an answer, and the request would come for ever.
-            self._transport._received_nonsense("a request that came again, for a direct reply")
-            await acknowledge()
-            return
         reply = None
         if properties.reply_to and properties.correlation_id:
             address = properties.reply_to, properties.correlation_id
@@ -122,8 +115,10 @@ class Taker:
     async def _reply(
         self, acknowledge: Acknowledge, address: str, request_id: str, answer: Message
     ) -> None:
+        direct = address.startswith(_DIRECT)
+        send = self._transport._direct.send if direct else self._transport._send
         try:
-            await self._transport._send(address, request_id, answer)
+            await send(address, request_id, answer)
         except Exception:
             # If the connection is lost, the request comes again. Otherwise it must not stay: with
             # as many as run at once the broker would send no more.
@@ -166,29 +161,3 @@ async def bounded(leaving: Coroutine[Any, Any, Any], seconds: float = LEAVING) -
     except OSError:
         return False
     return True
-
-
-def message_of(properties: Basic.Properties, body: bytes) -> Message:
-    """Return what came in as a message. Of its headers, those that can be text."""
-    content_type = properties.content_type or ""
-    if not properties.headers:
-        return Message(body, content_type=content_type)
-    texts = {name: _text(value) for name, value in properties.headers.items()}
-    headers = {name: text for name, text in texts.items() if text is not None}
-    return Message(body, headers, content_type)
-
-
-def _text(value: object) -> str | None:
-    """Return the value of a header as text, or None if it is a table, an array or nothing."""
-    match value:
-        case str():
-            return value
-        case bool():
-            return str(value).lower()
-        case int() | float() | Decimal():
-            return str(value)
-        case bytes() | bytearray():
-            return value.decode(errors="replace")
-        case datetime():
-            return value.isoformat()
-    return None

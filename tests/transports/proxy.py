@@ -163,6 +163,8 @@ class Proxy:
                 elif not writer.is_closing():
                     writer.write_eof()
                 return
+            if writer.is_closing():  # meanwhile: uvloop takes a write for a mistake then
+                raise ConnectionResetError
             left = self._left[way]
             if left is not None:
                 chunk = chunk[:left]

@@ -60,6 +60,40 @@ def channel_at(url):
         yield connection.channel()
 
 
+class Direct:
+    """A plain client that asks for direct replies."""
+
+    def __init__(self, url):
+        self.replies = []
+        self._connection = pika.BlockingConnection(pika.URLParameters(url))
+        self._channel = self._connection.channel()
+        self._channel.basic_consume(
+            "amq.rabbitmq.reply-to",
+            lambda *reply: self.replies.append((reply[2].correlation_id, reply[3])),
+            auto_ack=True,
+        )
+
+    def ask(self, queue, body, correlation_id="any text: é"):
+        properties = pika.BasicProperties(
+            reply_to="amq.rabbitmq.reply-to", correlation_id=correlation_id, expiration="5000"
+        )
+        self._channel.basic_publish("", queue, body, properties)
+
+    async def answered(self, count=1):
+        async with asyncio.timeout(20):
+            while len(self.replies) < count:
+                await asyncio.to_thread(self._connection.process_data_events, 0.05)
+
+    def close(self):
+        self._connection.close()
+
+
+@pytest.fixture
+def direct(url):
+    with contextlib.closing(Direct(url)) as direct:
+        yield direct
+
+
 def publish(url, queue, body=b"", **properties):
     with channel_at(url) as channel:
         channel.basic_publish("", queue, body, pika.BasicProperties(**properties))
@@ -113,24 +147,11 @@ async def test_an_rpc_server_that_knows_nothing_of_us_answers(url, replica, name
     assert balanced(replica.correlator).resolved == 200
 
 
-async def test_an_rpc_client_that_knows_nothing_of_us_is_answered(url, other, name):
-    def ask():
-        with channel_at(url) as channel:
-            replies = []
-            channel.basic_consume(
-                "amq.rabbitmq.reply-to", lambda *reply: replies.append(reply), auto_ack=True
-            )
-            properties = pika.BasicProperties(
-                reply_to="amq.rabbitmq.reply-to", correlation_id="any text: é", expiration="5000"
-            )
-            channel.basic_publish("", name, b"hello", properties)
-            while not replies:
-                channel.connection.process_data_events(1)
-            return replies[0]
-
+async def test_an_rpc_client_that_knows_nothing_of_us_is_answered(other, direct, name):
     async with other.serve(name, echo):
-        _, _, properties, body = await asyncio.to_thread(ask)
-    assert (properties.correlation_id, body) == ("any text: é", b"hello")
+        direct.ask(name, b"hello")
+        await direct.answered()
+    assert direct.replies == [("any text: é", b"hello")]
 
 
 async def test_two_thousand_at_once(replica, other, name):
@@ -180,7 +201,12 @@ async def test_a_request_says_how_long_it_lives_and_where_its_reply_goes(url, re
 
 async def test_a_deadline_beyond_what_rabbitmq_can_count_is_none_to_it(replica, other, name):
     async with other.serve(name, echo):
-        assert (await replica.request(name, b"x", timeout=1e9)).body == b"x"
+        asking = asyncio.create_task(replica.request(name, b"x", timeout=1e9))
+        # Where it minds, it closes the channel, and nothing else would end the request.
+        await until(lambda: asking.done() or replica.transport.stats().reconnects)
+        asking.cancel()
+        assert replica.transport.stats().reconnects == 0
+        assert (await asking).body == b"x"
 
 
 async def test_what_a_broker_refuses_to_take_is_told(url, replica, name):
@@ -206,6 +232,29 @@ async def test_what_cannot_go_over_amqp_costs_itself(replica, other, name, optio
     assert isinstance(bad, RequestRejected)
     assert good.body == b"good"
     assert replica.transport.stats().reconnects == 0
+
+
+async def test_what_is_larger_than_the_broker_takes_costs_one_connection_and_then_itself(
+    start_rabbitmq_server, name
+):
+    """RabbitMQ closes the channel, and says only then how much it takes."""
+    server = start_rabbitmq_server(config="max_message_size = 1000")
+
+    async def handler(message):
+        return message.body * 1000
+
+    async with Replica(server.url) as asking, Replica(server.url) as serving:
+        async with serving.serve(name, handler):
+            for _ in range(2):
+                with pytest.raises(RequestTimeout):
+                    await asking.request(name, b"too large", timeout=1.5)
+                assert serving.transport.stats().reconnects == 1
+            assert len((await asking.request(name, b"x")).body) == 1000
+            assert waiting_in(server.url, name) == 0
+        for timeout, error in ((1.0, RequestTimeout), (20.0, RequestRejected)):
+            with pytest.raises(error):
+                await asking.request(name, bytes(1001), timeout=timeout)
+        assert asking.transport.stats().reconnects == 1
 
 
 # -- the reply queue -----------------------------------------------------------------------------
@@ -269,6 +318,24 @@ async def test_headers_of_any_kind_are_read_as_text_where_they_have_one(url, rep
         "bytes": "\ufffd",
         "date": "2020-01-02T00:00:00+00:00",
     }
+
+
+@pytest.mark.parametrize(
+    ("content_type", "headers", "read"),
+    [
+        (None, {"content-type": "text/a"}, "text/a"),
+        ("text/b", {"Content-Type": "text/a"}, "text/b"),
+        (None, {"CONTENT-TYPE": "text/a", "content-type": ""}, "text/a"),
+    ],
+)
+async def test_a_content_type_that_others_put_among_the_headers_is_the_content_type(
+    url, replica, content_type, headers, read
+):
+    with replica.correlator.register() as pending:
+        properties = {"content_type": content_type, "headers": {"a": "b", **headers}}
+        publish(url, inbox(replica), correlation_id=pending.request_id, **properties)
+        reply = await pending
+    assert (reply.headers, reply.content_type) == ({"a": "b"}, read)
 
 
 async def test_each_of_several_that_forward_to_an_owner_that_is_gone_is_told(other):
@@ -590,9 +657,10 @@ async def test_over_tls_with_an_authority_of_ones_own(start_rabbitmq_server, cer
         ("amqp://u:s3cret@host:99999", {}, ValueError, "port"),
         ("amqp://u:s3cret@host/?heartbeat=5", {}, ValueError, "query"),
         ("amqp://u:s3cret@host/#a", {}, ValueError, "fragment"),
-        ("amqp://host", {"prefix": "a*"}, ValueError, "prefix"),
-        ("amqp://host", {"prefix": ""}, ValueError, "prefix"),
-        ("amqp://host", {"prefix": 7}, TypeError, "prefix"),
+        ("amqp://host", {"prefix": "a*"}, ValueError, "^prefix must be 1 to 255"),
+        ("amqp://host", {"prefix": ""}, ValueError, "^prefix must be 1 to 255"),
+        ("amqp://host", {"prefix": "destination*"}, ValueError, "not 'destination\\*'"),
+        ("amqp://host", {"prefix": 7}, TypeError, "^prefix must be a string"),
         ("amqp://host", {"prefix": "x" * 129}, ValueError, "prefix"),
         ("amqp://host", {"reply_ttl": 0}, ValueError, "reply_ttl"),
         ("amqp://host", {"reply_ttl": "60"}, TypeError, "reply_ttl"),
@@ -620,24 +688,119 @@ def test_where_a_url_leads(url, expected):
     assert (broker.host, broker.port, broker.user, broker.password, broker.vhost) == expected
 
 
-async def test_a_forged_address_for_direct_replies_costs_its_own_request(rabbitmq_server, name):
-    """RabbitMQ closes the channel of who sends there, and delivers the request anew."""
-    forged = "amq.rabbitmq.reply-to.g2dkABFhQGIAAAAAAAAA.AAAA=="
+# -- direct replies ------------------------------------------------------------------------------
 
-    async def echo(message):
+
+# Both end the connection of who sends there: one that is no base64, and one of another cluster's.
+FORGED = ["x.y", "g2dkABFhQGIAAAAAAAAA.AAAA=="]
+
+
+@pytest.mark.parametrize("forged", FORGED)
+async def test_a_forged_address_for_direct_replies_costs_no_other_traffic(
+    url, replica, other, direct, name, forged
+):
+    started, go_on = asyncio.Event(), asyncio.Event()
+
+    async def handler(message):
+        if message.body == b"long":
+            started.set()
+            await go_on.wait()
         return message.body
 
+    forged = f"amq.rabbitmq.reply-to.{forged}"
+    # Each asks and serves: whatever connection of theirs is lost, something goes with it.
     async with (
-        Correlator(timeout=20.0) as correlator,
-        connect(rabbitmq_server.url, correlator) as transport,
-        transport.serve(name, echo),
+        other.serve(name, handler),
+        replica.serve(f"{name}-2", handler),
+        contextlib.AsyncExitStack() as stack,
     ):
-        await asyncio.to_thread(
-            publish, rabbitmq_server.url, name, b"x", reply_to=forged, correlation_id="a"
-        )
-        async with asyncio.timeout(20):
-            while not transport.stats().malformed:  # noqa: ASYNC110  # no event tells
-                await asyncio.sleep(0.01)
-        for _ in range(20):
-            assert (await transport.request(name, b"hello")).body == b"hello"
-        assert transport.stats().reconnects <= 2
+        stack.callback(go_on.set)
+        asking = asyncio.create_task(other.request(f"{name}-2", b"long"))
+        await started.wait()
+        for times in range(1, 4):
+            await asyncio.to_thread(publish, url, name, b"x", reply_to=forged, correlation_id="a")
+            await until(lambda times=times: other.transport.stats().malformed == times)
+            assert (await replica.request(name, b"hello")).body == b"hello"
+        go_on.set()
+        assert (await asking).body == b"long"
+        direct.ask(name, b"honest")
+        await direct.answered()
+    assert direct.replies == [("any text: é", b"honest")]
+    assert other.transport.stats().malformed == 3, "none came again"
+    assert other.transport.stats().reconnects == replica.transport.stats().reconnects == 0
+    assert waiting_in(url, name) == 0
+
+
+async def test_a_request_for_a_direct_reply_that_comes_again_is_answered(other, direct, name):
+    calls, go_on = [], asyncio.Event()
+
+    async def handler(message):
+        calls.append(message.body)
+        await go_on.wait()
+        return message.body
+
+    async with other.serve(name, handler):
+        direct.ask(name, b"x")
+        await until(lambda: len(calls) == 1)
+        cut(other)
+        await until(lambda: len(calls) == 2)
+        go_on.set()
+        await direct.answered()
+    assert direct.replies[0] == ("any text: é", b"x")
+
+
+async def test_direct_replies_are_out_when_the_transport_is_left(url, direct, name):
+    handled = []
+
+    async def handler(message):
+        handled.append(message.body)
+        return message.body
+
+    async with Replica(url) as replica:
+        async with replica.serve(name, handler):
+            for number in range(100):
+                direct.ask(name, b"%d" % number)
+            await until(lambda: len(handled) == 100)
+        link = replica.transport._direct._link
+        assert not link.lost, "one for all of them"
+    assert link.lost
+    await direct.answered(100)
+    assert [body for _, body in direct.replies] == [b"%d" % number for number in range(100)]
+
+
+async def test_a_handler_that_goes_on_when_the_transport_is_left_connects_no_more(
+    direct, url, name
+):
+    started, go_on = asyncio.Event(), asyncio.Event()
+
+    async def handler(message):
+        started.set()
+        with contextlib.suppress(asyncio.CancelledError):
+            await go_on.wait()
+        await asyncio.sleep(0.1)  # really: so that the transport is gone
+        return message.body
+
+    async with Correlator() as correlator:
+        transport = await connect(url, correlator).__aenter__()
+        async with transport.serve(name, handler):
+            direct.ask(name, b"x")
+            await started.wait()
+            await transport.__aexit__(None, None, None)
+        link = transport._direct._link
+        assert link is None or link.lost
+
+
+async def test_a_direct_reply_that_cannot_be_sent_does_not_hold_up_the_others(
+    other, direct, name, monkeypatch, caplog
+):
+    async def fails():
+        raise ConnectionRefusedError
+
+    async with other.serve(name, echo, concurrency=1):
+        with monkeypatch.context() as broken:
+            broken.setattr(other.transport._direct, "_dial", fails)
+            direct.ask(name, b"lost")
+            await until(lambda: "could not be sent: ConnectionRefusedError" in caplog.text)
+        direct.ask(name, b"x")
+        await direct.answered()
+    assert direct.replies == [("any text: é", b"x")]

@@ -171,6 +171,7 @@ def test_the_core_imports_no_web_framework_and_no_logger_but_the_standard_one():
 def test_the_transports_export_these():
     assert set(transports.__all__) == {
         "SCHEMES",
+        "BrokerOptions",
         "Handler",
         "MemoryReplyStore",
         "Message",

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from importlib import import_module
-from typing import Any, Literal, NamedTuple, overload
+from typing import Any, Literal, NamedTuple, TypedDict, overload
 from urllib.parse import SplitResult, urlsplit
 
-from typing_extensions import TypeVar
+from typing_extensions import TypeVar, Unpack
 
 from ..core import Correlator
-from .base import Transport, TransportStats
+from .base import Transport
 from .message import Message
 from .replies import MemoryReplyStore, ReplyStore
 from .serving import Handler
+from .stats import TransportStats
 
 __all__ = [
     "SCHEMES",
+    "BrokerOptions",
     "Handler",
     "MemoryReplyStore",
     "Message",
@@ -29,6 +32,16 @@ __all__ = [
 ]
 
 V = TypeVar("V", default=Message)
+
+
+class BrokerOptions(TypedDict, total=False):
+    """What else `connect` takes. Which of them a broker knows, its transport says."""
+
+    prefix: str
+    group: str
+    reply_ttl: float
+    ssl: ssl.SSLContext | None
+    client_options: dict[str, Any] | None
 
 
 class _Broker(NamedTuple):
@@ -67,7 +80,7 @@ def connect(
     *,
     replica: str = ...,
     on_disconnect: Literal["wait", "fail"] = ...,
-    **options: Any,
+    **options: Unpack[BrokerOptions],
 ) -> Transport[Message]: ...
 
 
@@ -79,7 +92,7 @@ def connect(
     decode: Callable[[Message], V],
     replica: str = ...,
     on_disconnect: Literal["wait", "fail"] = ...,
-    **options: Any,
+    **options: Unpack[BrokerOptions],
 ) -> Transport[V]: ...
 
 
@@ -90,7 +103,7 @@ def connect(
     decode: Callable[[Message], Any] | None = None,
     replica: str = "replica",
     on_disconnect: Literal["wait", "fail"] = "wait",
-    **options: Any,
+    **options: Unpack[BrokerOptions],
 ) -> Transport[Any]:
     """Return a link to the broker at `url`, to be used as an async context manager.
 
@@ -125,7 +138,9 @@ def connect(
     return made
 
 
-def reply_store(url: str) -> AbstractAsyncContextManager[ReplyStore]:
+def reply_store(
+    url: str, *, ssl: ssl.SSLContext | None = None
+) -> AbstractAsyncContextManager[ReplyStore]:
     """Return the reply store that goes with a broker, to be used as an async context manager.
 
     On NATS and on Redis or Valkey all replicas share it. RabbitMQ has nothing of the kind, so with
@@ -133,14 +148,19 @@ def reply_store(url: str) -> AbstractAsyncContextManager[ReplyStore]:
 
     Args:
         url: as for `connect`.
+        ssl: as for `connect`: a context of one's own, for a URL that asks for TLS. What is kept in
+            memory has no use for one.
+
+    Entering it raises `ConnectionError` if nobody is there, or refuses us.
 
     Raises:
-        ValueError: the scheme is unknown.
-        TypeError: it is no string.
+        ValueError: the scheme is unknown, or the URL or `ssl` is no good for that broker.
+        TypeError: an argument is of the wrong type.
         ImportError: the broker's client is not installed. The message names the extra.
     """
     _, broker = _parse(url)
-    opened: AbstractAsyncContextManager[ReplyStore] = _load(broker.store, broker).open_store(url)
+    open_store = _load(broker.store, broker).open_store
+    opened: AbstractAsyncContextManager[ReplyStore] = open_store(url, ssl)
     return opened
 
 

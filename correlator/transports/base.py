@@ -19,7 +19,6 @@ import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager, suppress
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, ClassVar, Final, Generic, Literal, Self
 
@@ -30,6 +29,8 @@ from ..context import current_request_id
 from ..core import Correlator
 from ..errors import CorrelatorClosed, NoResponder, RequestRejected
 from ..group import Group
+from ..ids import new_request_id
+from ..pending import RESOLVED
 from .message import (
     ERROR_CODE_HEADER,
     ERROR_HEADER,
@@ -38,11 +39,13 @@ from .message import (
     check_message,
     check_request_id,
     message_from,
+    plain_message,
 )
-from .outgoing import Outgoing
-from .serving import Handler, Service
+from .outgoing import Outbox, Outgoing
+from .serving import Dropped, Handler, Service, check_handler
+from .stats import TransportStats
 
-__all__ = ["Transport", "TransportStats"]
+__all__ = ["Transport"]
 
 V = TypeVar("V", default=Message)
 
@@ -51,27 +54,6 @@ _log = logging.getLogger("correlator")
 _EPOCH = 16  # bytes
 _MAX_DESTINATIONS = 1000
 _REPLICA = re.compile(r"[A-Za-z0-9_]{1,31}")
-
-
-@dataclass(frozen=True, slots=True)
-class TransportStats:
-    """The counters of a transport at one moment.
-
-    Attributes:
-        connected: whether it is connected to its broker, and listens at its reply address.
-        sent: requests that went out.
-        received: replies that came in, whatever became of them.
-        malformed: messages that came in and were none; each cost itself and nothing else.
-        forwarded: replies that were forwarded to other replicas.
-        reconnects: how often the connection was lost and made again.
-    """
-
-    connected: bool
-    sent: int
-    received: int
-    malformed: int
-    forwarded: int
-    reconnects: int
 
 
 class Transport(ABC, Generic[V]):
@@ -112,11 +94,11 @@ class Transport(ABC, Generic[V]):
         self._state: Literal["new", "open", "closed"] = "new"
         self._ready = asyncio.Event()
         self._destinations: set[str] = set()  # that were checked
-        self._outbox: dict[Outgoing, None] = {}  # in order; what has ended leaves it at once
-        self._idle: asyncio.Future[None] | None = None
+        self._outbox = Outbox()
         self._sending: set[asyncio.Future[bool]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._services: set[Service] = set()
+        self._dropped = Dropped()
         self._sent = self._received = self._malformed = self._forwarded = self._reconnects = 0
         self._was_ready = False
 
@@ -261,7 +243,7 @@ class Transport(ABC, Generic[V]):
         correlation_id = current_request_id()
         plain = headers is None and not content_type and correlation_id is None
         if plain and body.__class__ is bytes:
-            message = Message(body)
+            message = plain_message(body)
         else:
             message = message_from(body, headers, content_type, correlation_id)
         if self._state != "open":
@@ -276,15 +258,28 @@ class Transport(ABC, Generic[V]):
         request_id = pending.request_id
         outgoing = Outgoing(destination, request_id, message, pending.deadline)
         try:
-            check_request_id(request_id)
+            if correlator._new_id is not new_request_id:  # whose ids are known to be good
+                check_request_id(request_id)
             self._put(outgoing)
         except BaseException:
             pending.cancel()
             raise
+        # `return await pending`, written out as in `correlate`.
         try:
-            return await pending
+            if pending._outcome is None:
+                new_waiter = correlator._new_waiter
+                waiter = new_waiter()
+                pending._waiters += (waiter,)
+                try:
+                    await waiter
+                except BaseException:
+                    pending._abandon(waiter)
+                    raise
         finally:
-            self._outbox.pop(outgoing, None)
+            self._outbox.discard(outgoing)
+        if pending._outcome is RESOLVED:
+            return pending._result  # type: ignore[no-any-return]  # a V, by `resolve`
+        raise pending._error()
 
     async def forward(
         self, owner: str, request_id: str, message: Message, *, timeout: float = 5.0
@@ -320,17 +315,21 @@ class Transport(ABC, Generic[V]):
         self._forwarded += reached
         return reached
 
-    async def _send(self, address: str, request_id: str, message: Message) -> bool:
+    def _send(self, address: str, request_id: str, message: Message) -> Coroutine[Any, Any, bool]:
         """Send a reply, and tell whether it reached a place where somebody takes it."""
+        return self._send_out(Outgoing(address, request_id, message))
+
+    async def _send_out(self, outgoing: Outgoing) -> bool:
+        """Send something else than a request, and tell as `_send` does."""
         sent: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        outgoing = Outgoing(address, request_id, message, sent=sent)
+        outgoing.sent = sent
         self._sending.add(sent)
         try:
             self._put(outgoing)
             return await sent
         finally:
             self._sending.discard(sent)
-            self._outbox.pop(outgoing, None)
+            self._outbox.discard(outgoing)
 
     # -- answering -----------------------------------------------------------------------------
 
@@ -355,11 +354,11 @@ class Transport(ABC, Generic[V]):
             TypeError, ValueError: an argument is no good.
         """
         self._check_destination(destination)
-        check_callable("handler", handler)
+        check_handler(handler)
         check_bound("concurrency", concurrency)
         self._check_open()
         errors = (self.error_header, self.error_code_header)
-        service = Service(destination, handler, concurrency, errors)
+        service = Service(destination, handler, concurrency, errors, self._dropped)
         return service.run(self._serve(destination, service), self._services)
 
     # -- what is there to see ------------------------------------------------------------------
@@ -373,6 +372,8 @@ class Transport(ABC, Generic[V]):
             malformed=self._malformed,
             forwarded=self._forwarded,
             reconnects=self._reconnects,
+            expired=self._dropped.expired,
+            overflowed=self._dropped.overflowed,
         )
 
     def __repr__(self) -> str:
@@ -385,9 +386,10 @@ class Transport(ABC, Generic[V]):
     def _received_reply(self, request_id: str, message: Message) -> None:
         """Settle the request that a reply is for. Never raises."""
         self._received += 1
-        code = message.headers.get(self.error_code_header)
+        headers = message.headers
+        code = headers.get(self.error_code_header) if headers else None
         try:
-            if code is None and self.error_header not in message.headers:
+            if code is None and (not headers or self.error_header not in headers):
                 decode = self._decode
                 # Without one, V is Message.
                 reply: Any = message if decode is None else decode(message)
@@ -429,6 +431,7 @@ class Transport(ABC, Generic[V]):
         if outgoing.deadline is None:
             _log.warning("%r could not send an answer: %s", self, type(error).__name__)
             return
+        self._sent -= 1
         rejected = RequestRejected(
             f"the request could not be sent: {type(error).__name__}",
             request_id=outgoing.request_id,
@@ -444,22 +447,16 @@ class Transport(ABC, Generic[V]):
 
     def _put(self, outgoing: Outgoing) -> None:
         self._check_open()  # also for who had to wait for a place meanwhile
-        self._outbox[outgoing] = None
-        if self._idle is not None:
-            self._idle.set_result(None)
-            self._idle = None
+        self._outbox.put(outgoing)
 
     async def _empty_outbox(self) -> None:
         while self._state == "open":  # clients keep a cancellation to themselves now and then
-            if not self._outbox:
-                self._idle = asyncio.get_running_loop().create_future()
-                await self._idle
+            await self._outbox.filled()
             await self._ready.wait()
-            batch = [out for out in self._outbox if self._is_wanted(out)]
-            self._outbox = {}
+            batch = [out for out in self._outbox.take() if self._is_wanted(out)]
+            self._sent += sum(out.deadline is not None for out in batch)
             try:
                 await self._write(batch)
-                self._sent += sum(out.deadline is not None for out in batch)
             except Exception as error:
                 for out in batch:
                     self._unsent(out, error)

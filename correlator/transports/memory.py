@@ -11,12 +11,13 @@ import weakref
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 from urllib.parse import SplitResult
 from weakref import WeakKeyDictionary
 
 from typing_extensions import TypeVar
 
+from ..core import Correlator
 from .base import Transport
 from .message import TIMEOUT_HEADER, Message
 from .outgoing import Outgoing
@@ -51,9 +52,7 @@ _buses: WeakKeyDictionary[asyncio.AbstractEventLoop, weakref.WeakValueDictionary
 class MemoryTransport(Transport[V]):
     """A link to a bus in this process. See `connect` for the arguments."""
 
-    schemes: ClassVar = ("memory",)
-
-    def __init__(self, url: SplitResult, correlator: Any, **options: Any) -> None:
+    def __init__(self, url: SplitResult, correlator: Correlator[str, V], **options: Any) -> None:
         super().__init__(correlator, **options)
         self._name = url.netloc + url.path
 

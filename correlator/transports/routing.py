@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ..aiohttp import CallbackReply  # before what comes with it: it says which extra is missing
+
+# isort: split
 from multidict import CIMultiDict
 
-from ..aiohttp import CallbackReply
 from ..checks import check_instance, check_seconds
 from .base import Transport
 from .message import Message, check_headers

@@ -8,27 +8,78 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from contextvars import Context
+from dataclasses import dataclass
+from functools import partial
+from inspect import isasyncgenfunction, isawaitable, iscoroutinefunction
+from types import CoroutineType
+from typing import Any, Final
 
 import anyio
 
-from ..checks import MAX_SECONDS
+from ..checks import MAX_SECONDS, check_callable
 from ..context import request_scope
 from ..errors import CorrelationError
 from ..ids import is_valid_request_id
 from .message import REQUEST_ID_HEADER, TIMEOUT_HEADER, Message, check_message
 
-__all__ = ["Handler", "Service"]
+__all__ = ["ACKNOWLEDGED", "Dropped", "Handler", "Service", "check_handler"]
 
 Handler = Callable[[Message], Awaitable[Message | bytes]]
 """Answers a request."""
 
 Reply = Callable[[Message], Awaitable[object]]
-"""Sends an answer."""
+"""Sends an answer. Returns `ACKNOWLEDGED` if that has acknowledged the request as well."""
+
+ACKNOWLEDGED: Final = object()
 
 _log = logging.getLogger("correlator")
 
 _SENDING = 5.0  # seconds that an answer may take to go out, if its request does not say
 _MAX_BACKLOG = 10_000  # requests that wait for a place, where a broker cannot be told to hold back
+
+# What annotations say that is no awaitable.
+_ANSWERS: Final = (
+    *(Message, bytes, Message | bytes, None),
+    *("Message", "bytes", "Message | bytes", "None"),
+)
+
+
+def check_handler(handler: Any) -> None:
+    """Raise TypeError if `handler` is known to be no async function.
+
+    Any other may return an awaitable, and what decorators make does: that is not known before it is
+    called.
+    """
+    check_callable("handler", handler)
+    function = handler
+    while isinstance(function, partial):
+        function = function.func
+    if not isinstance(function, type) and not hasattr(function, "__code__"):
+        function = function.__call__
+    if iscoroutinefunction(function):
+        return
+    # What was decorated keeps its annotations, and they say nothing of the decorator's function.
+    wraps = hasattr(function, "__wrapped__")
+    returns = getattr(function, "__annotations__", {}).get("return", "unknown")
+    if (
+        isinstance(function, type)
+        or isasyncgenfunction(function)
+        or (returns in _ANSWERS and not wraps)
+    ):
+        raise TypeError(f"handler must be an async function, not {handler!r:.100}")
+
+
+@dataclass(slots=True)
+class Dropped:
+    """Counts the requests that nobody answers.
+
+    Attributes:
+        expired: those that had no time left when their turn came.
+        overflowed: those that came while too many waited for their turn.
+    """
+
+    expired: int = 0
+    overflowed: int = 0
 
 
 async def _nothing() -> None:
@@ -36,18 +87,19 @@ async def _nothing() -> None:
 
 
 class Service:
-    """Runs a handler for each request of one destination.
-
-    Attributes:
-        dropped: how many requests came too late to be answered.
-    """
+    """Runs a handler for each request of one destination."""
 
     def __init__(
-        self, destination: str, handler: Handler, concurrency: int, error_headers: tuple[str, str]
+        self,
+        destination: str,
+        handler: Handler,
+        concurrency: int,
+        error_headers: tuple[str, str],
+        dropped: Dropped,
     ) -> None:
         self.destination = destination
         self.concurrency = concurrency
-        self.dropped = 0
+        self._dropped = dropped
         self._handler = handler
         self._error_headers = error_headers
         self._free = anyio.Semaphore(concurrency)
@@ -85,7 +137,10 @@ class Service:
 
     async def wait_for_place(self) -> None:
         """Wait until another request may be taken. Each wait is for one `handle`."""
-        await self._free.acquire()
+        if self._free.value:
+            self._free.acquire_nowait()  # without a turn of the loop for each
+        else:
+            await self._free.acquire()
 
     @property
     def places(self) -> int:
@@ -95,7 +150,7 @@ class Service:
     def take(self, message: Message, reply: Reply | None) -> None:
         """Answer a request as soon as there is a place: for a broker that does not wait for one."""
         if len(self._backlog) >= _MAX_BACKLOG:
-            self.dropped += 1
+            self._dropped.overflowed += 1
             return
         self._backlog.append((message, reply, asyncio.get_running_loop().time()))
         self._take_next()
@@ -144,7 +199,7 @@ class Service:
     ) -> None:
         left = None if until is None else until - asyncio.get_running_loop().time()
         if left is not None and left <= 0:
-            self.dropped += 1
+            self._dropped.expired += 1
             await acknowledge()
             return
         request_id = message.headers.get(REQUEST_ID_HEADER)
@@ -157,7 +212,8 @@ class Service:
             at_most = _SENDING if left is None else max(_SENDING, left)
             try:
                 async with asyncio.timeout(at_most):
-                    await reply(answer)
+                    if await reply(answer) is ACKNOWLEDGED:
+                        return
             except TimeoutError:
                 _log.warning("an answer of %r did not go out in %.1f s", self, at_most)
         async with asyncio.timeout(_SENDING):
@@ -166,9 +222,17 @@ class Service:
     async def _call(self, message: Message) -> Message:
         """Return the handler's answer, or the error reply that stands for what it raised."""
         try:
-            answer = await self._handler(message)
+            answering = self._handler(message)
+            # The first question is what the second begins with, without the call.
+            if answering.__class__ is not CoroutineType and not isawaitable(answering):
+                kind = type(answering).__name__
+                raise TypeError(f"a handler must be an async function; this one returned {kind}")
+            answer = await answering
             if isinstance(answer, bytes):
                 return Message(answer)
+            if not isinstance(answer, Message):
+                kind = type(answer).__name__
+                raise TypeError(f"a handler must return a Message or bytes, not {kind}")
             check_message("a handler's answer", answer)
         except Exception as error:
             _log.exception("the handler of %r failed", self)

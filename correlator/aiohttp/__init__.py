@@ -1,17 +1,24 @@
 """The web hooks: correlation for aiohttp's server and client, and replies by callback."""
 
-from .bodies import BodyTooLarge, read_bounded
-from .callbacks import (
-    CallbackClient,
-    CallbackReply,
-    ReplyRouter,
-    callback_middleware,
-    callback_route,
-)
-from .client import propagation_middleware
-from .problems import error_response, problem_response
-from .server import correlation_middleware, get_correlator, setup
-from .tokens import CallbackTokens, VerifiedToken
+try:
+    from .bodies import BodyTooLarge, read_bounded
+    from .callbacks import (
+        CallbackClient,
+        CallbackReply,
+        ReplyRouter,
+        callback_middleware,
+        callback_route,
+    )
+    from .client import propagation_middleware
+    from .problems import error_response, problem_response
+    from .server import correlation_middleware, get_correlator, setup
+    from .tokens import CallbackTokens, VerifiedToken
+except ModuleNotFoundError as error:
+    if (error.name or "").startswith("correlator"):
+        raise
+    raise ImportError(
+        "correlator.aiohttp needs the extra 'aiohttp', as in aiocorrelator[aiohttp]"
+    ) from error
 
 __all__ = [
     "BodyTooLarge",

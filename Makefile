@@ -1,5 +1,5 @@
 # `make run` and `make test` need git, make and Python 3.11 or newer, and nothing else. The tests against
-# RabbitMQ are skipped where there is none.
+# RabbitMQ, in a browser and with promtool are skipped where there is none.
 
 SHELL := /bin/sh
 VENV := .venv
@@ -11,7 +11,7 @@ PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -
 ARGS ?=
 BROKER ?= nats
 
-.PHONY: help run test check bench bench-quick bench-brokers soak soak-quick cluster soak-cluster mutants docs format clean
+.PHONY: help run test check bench bench-quick bench-brokers soak soak-quick cluster soak-cluster leak-demo mutants docs format clean
 
 help: ## Say what there is.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -20,7 +20,7 @@ run: $(VENV)/all ## Start the gateway with a simulated upstream. ARGS="--port 90
 	@exec $(BIN)/python -m examples.gateway $(ARGS)
 
 test: $(VENV)/test ## Run the whole test suite. ARGS="-k name" chooses.
-	@.ci/rabbitmq
+	@.ci/debian rabbitmq-server=rabbitmq-server chromium=chromium promtool=prometheus
 	$(BIN)/python -m pytest $(ARGS)
 
 check: $(VENV)/check $(VENV)/docs ## Lint, type-check, check the floors, build the docs.
@@ -50,12 +50,15 @@ soak-quick: $(VENV)/test ## The same with 200,000, as a smoke test.
 	$(BIN)/python -m tests.soak --operations 200000 $(ARGS)
 
 cluster: $(VENV)/test ## Three gateways on a real broker, under load. BROKER=nats, valkey or rabbitmq.
-	@test $(BROKER) != rabbitmq || .ci/rabbitmq
+	@test $(BROKER) != rabbitmq || .ci/debian rabbitmq-server=rabbitmq-server
 	@$(BIN)/python -m tests.cluster --broker $(BROKER) $(ARGS)
 
 soak-cluster: $(VENV)/test ## 300,000 requests and 300 faults for each broker.
-	@.ci/rabbitmq
+	@.ci/debian rabbitmq-server=rabbitmq-server
 	$(BIN)/python -m tests.soak_cluster $(ARGS)
+
+leak-demo: $(VENV)/bench ## The story's map beside ours, under the same load; draws a picture.
+	$(BIN)/python -m benchmarks.leak_demo $(ARGS)
 
 mutants: $(VENV)/mutants ## Break the code in every small way; is each one noticed?
 	$(BIN)/python -m tests.mutants $(ARGS)

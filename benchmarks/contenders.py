@@ -7,6 +7,7 @@ response; and `reply`, which is called where responses arrive.
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 import anyio
 import cachetools
@@ -139,12 +140,30 @@ class OursInFull(Ours):
         self.request = request
 
 
+class OursTracked(Ours):
+    """The same, and each pending remembers where it was registered, and has a label."""
+
+    def __init__(self, share=True):
+        self.correlator = Correlator(
+            timeout=TIMEOUT, max_pending=MAX_PENDING, track_origin=share, warn_after=TIMEOUT
+        )
+        correlate = self.correlator.correlate
+
+        def request(request_id, send=None):
+            return correlate(request_id, send=send, label="bench")
+
+        self.request = request
+        self.reply = self.correlator.resolve
+
+
 LEAKY = "leaky dict"
 OURS = "correlator"
 CONTENDERS = {
     LEAKY: LeakyDict,
     OURS: Ours,
     "correlator, all arguments": OursInFull,
+    "correlator, label, track_origin=True": OursTracked,
+    "correlator, label, track_origin=0.01": partial(OursTracked, 0.01),
     "dict + asyncio.timeout": AsyncioTimeout,
     "dict + asyncio.wait_for": WaitFor,
     "dict + anyio.fail_after": FailAfter,

@@ -20,6 +20,7 @@ from .errors import (
 )
 from .group import Group
 from .ids import is_valid_request_id, new_request_id
+from .labels import LabelStats
 from .observers import Observer
 from .pending import Disposition, Outcome, Pending, PendingInfo
 from .stats import CorrelatorStats
@@ -35,6 +36,7 @@ __all__ = [
     "DuplicateRequest",
     "ExpiringStore",
     "Group",
+    "LabelStats",
     "NoResponder",
     "Observer",
     "Outcome",

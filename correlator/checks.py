@@ -15,6 +15,7 @@ __all__ = [
     "check_instance",
     "check_owner",
     "check_seconds",
+    "check_share",
 ]
 
 _OWNER = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -33,6 +34,20 @@ def check_seconds(name: str, value: Any) -> float:
         raise TypeError(f"{name} must be a number of seconds, not {shown(value)}")
     if not 0 < value <= MAX_SECONDS:
         raise ValueError(f"{name} must be above 0 and at most 1e9 seconds, not {shown(value)}")
+    return float(value)
+
+
+def check_share(name: str, value: Any) -> float:
+    """Return `value` as a share of a whole: a bool, or a number from 0.0 to 1.0.
+
+    Raises:
+        TypeError: it is neither.
+        ValueError: it is out of range.
+    """
+    if not isinstance(value, bool | int | float):
+        raise TypeError(f"{name} must be a bool or a number from 0 to 1, not {shown(value)}")
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name} must be from 0 to 1, not {shown(value)}")
     return float(value)
 
 

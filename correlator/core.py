@@ -13,7 +13,6 @@ import time
 import weakref
 from collections.abc import Awaitable, Callable, Hashable, Iterable
 from functools import partial
-from itertools import islice
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -24,12 +23,12 @@ from .checks import check_bound, check_callable, check_error, check_seconds
 from .errors import CorrelatorClosed
 from .group import Group
 from .ids import new_request_id
-from .ledger import NO_THREAD, Ledger
+from .ledger import NO_THREAD
 from .observers import Observer
-from .pending import Disposition, Outcome, Pending, PendingInfo
+from .overview import Overview
+from .pending import Disposition, Outcome, Pending
 from .refusals import unhashable
 from .sending import send_request
-from .stats import CorrelatorStats
 from .threads import Mailbox
 
 __all__ = ["Correlator"]
@@ -44,7 +43,7 @@ _MATCHED = Disposition.MATCHED
 _RESOLVED = Outcome.RESOLVED
 
 
-class Correlator(Ledger[K, V]):
+class Correlator(Overview[K, V]):
     """Pairs each request with the response that comes later, and ends those that get none.
 
     Use it as an async context manager. It belongs to the event loop it was entered on, and to
@@ -65,6 +64,10 @@ class Correlator(Ledger[K, V]):
         observers: told of every request; see `Observer`.
         name: names this correlator in logs and errors.
         resolution: seconds by which a deadline may be late, beside the loop's own lag.
+        track_origin: whether each pending remembers the line of code that registered it: a bool, or
+            the share of them that do, from 0.0 to 1.0.
+        warn_after: seconds; when the oldest pending is older, a warning in the log names it, and
+            again after as long. None for no such warning.
 
     Raises:
         TypeError: an argument is of the wrong type. The message names it and its value.
@@ -85,6 +88,8 @@ class Correlator(Ledger[K, V]):
         observers: Iterable[Observer] = (),
         name: str = "default",
         resolution: float = 0.05,
+        track_origin: bool | float = False,
+        warn_after: float | None = None,
     ) -> None:
         if when_full not in ("reject", "wait"):
             raise ValueError(f'when_full must be "reject" or "wait", not {when_full!r}')
@@ -100,6 +105,8 @@ class Correlator(Ledger[K, V]):
             observers=observers,
             name=name,
             resolution=resolution,
+            track_origin=track_origin,
+            warn_after=warn_after,
         )
         self._groups: weakref.WeakValueDictionary[str, Group[K, V]] = weakref.WeakValueDictionary()
         self._mailbox = Mailbox(self._context)
@@ -118,6 +125,8 @@ class Correlator(Ledger[K, V]):
         self._time = time.monotonic if is_asyncios else self._loop.time
         self._new_waiter = self._loop.create_future
         self._reaper.start(self._loop, self._time)
+        if self._watch is not None:
+            self._watch.start(self._loop)
         self._thread = self._intake = _get_ident()
         self._mailbox.open(self._loop)
         self._state = "open"
@@ -169,6 +178,8 @@ class Correlator(Ledger[K, V]):
             self._thread = self._intake = NO_THREAD
             self._mailbox.close()
             self._reaper.stop()
+            if self._watch is not None:
+                self._watch.stop()
         if self._state == "closed":
             # All of them whatever happens, also when Ctrl-C strikes in an observer.
             with contextlib.ExitStack() as everybody:  # what is put in last goes first
@@ -191,6 +202,7 @@ class Correlator(Ledger[K, V]):
         context: Any = None,
         size: int = 0,
         reuse: bool = False,
+        label: str | None = None,
     ) -> Pending[K, V]:
         """Register a request, before it is sent, so that no reply can come too early.
 
@@ -201,6 +213,8 @@ class Correlator(Ledger[K, V]):
             context: the request itself, or what you like: it comes back as `Pending.context`.
             size: bytes it counts against `max_pending_bytes`.
             reuse: whether an id may be used again that is still remembered.
+            label: what to count it under in `stats_by_label`: an upstream's name or a route, of
+                which there are few; never an id.
 
         Raises:
             DuplicateRequest: the id is pending, or remembered and `reuse` was not given.
@@ -210,7 +224,7 @@ class Correlator(Ledger[K, V]):
             RuntimeError: called from another thread than the loop's.
             TypeError, ValueError: an argument is no good; the message names it and its value.
         """
-        return self._register(request_id, timeout, context, size, reuse)
+        return self._register(request_id, timeout, context, size, reuse, label)
 
     # -- the awaitable call --------------------------------------------------------------------
 
@@ -223,6 +237,7 @@ class Correlator(Ledger[K, V]):
         context: Any = None,
         size: int = 0,
         reuse: bool = False,
+        label: str | None = None,
     ) -> V:
         """Register a request, send it, and return its response. It is removed on every path.
 
@@ -235,6 +250,8 @@ class Correlator(Ledger[K, V]):
             context: the request itself, or what you like: it comes back as `Pending.context`.
             size: bytes it counts against `max_pending_bytes`.
             reuse: whether an id may be used again that is still remembered.
+            label: what to count it under in `stats_by_label`: an upstream's name or a route, of
+                which there are few; never an id.
 
         Raises:
             RequestTimeout: no response came in time.
@@ -246,9 +263,9 @@ class Correlator(Ledger[K, V]):
         if send is not None:
             check_callable("send", send)
         if self._waits:
-            pending = await self._admit(request_id, timeout, context, size, reuse, None)
+            pending = await self._admit(request_id, timeout, context, size, reuse, label, None)
         else:
-            pending = self._register(request_id, timeout, context, size, reuse)
+            pending = self._register(request_id, timeout, context, size, reuse, label)
         if send is not None:
             await send_request(pending, send)
         # `return await pending`, written out: a generator less on the path of every request.
@@ -338,7 +355,7 @@ class Correlator(Ledger[K, V]):
             raise self._out_of_order(verb)
         return future
 
-    # -- groups, and what there is to see ------------------------------------------------------
+    # -- groups --------------------------------------------------------------------------------
 
     def group(self, name: str, *, max_pending: int | None = None) -> Group[K, V]:
         """Return the group of that name; make it if nobody holds it and nothing is pending in it.
@@ -374,53 +391,3 @@ class Correlator(Ledger[K, V]):
             self._check_thread("Group.close")
         if self._groups.get(group.name) is group:
             del self._groups[group.name]
-
-    def stats(self) -> CorrelatorStats:
-        """Return the counters of this moment. Also before entering and after closing."""
-        if self._thread == _get_ident():
-            self._remembered.forget(self._time())
-        remembered = 0 if self._state == "new" else self._remembered.count(self._time())
-        oldest = self._store.oldest()
-        return CorrelatorStats(
-            registered=self._registered,
-            **{outcome.value: count for outcome, count in self._outcomes.items()},
-            pending=len(self._store),
-            pending_bytes=self._store.bytes,
-            waiting=len(self._waiting),
-            refused=self._refused,
-            late=self._dispositions[Disposition.LATE],
-            duplicate=self._dispositions[Disposition.DUPLICATE],
-            unknown=self._dispositions[Disposition.UNKNOWN],
-            remembered=remembered,
-            oldest_age=0.0 if oldest is None else oldest.age,
-            reaper_restarts=self._reaper.restarts,
-        )
-
-    def pending(self, limit: int | None = None) -> list[PendingInfo]:
-        """Return what is pending, oldest first, at most `limit` of it."""
-        limit = len(self) if limit is None else min(check_bound("limit", limit), len(self))
-        return [
-            PendingInfo(
-                request_id=pending.request_id,
-                age=pending.age,
-                remaining=pending.remaining,
-                size=pending.size,
-                group=None if pending._group is None else pending._group.name,
-            )
-            for pending in islice(self._store.values(), limit)
-        ]
-
-    def __len__(self) -> int:
-        """How many are pending."""
-        return len(self._store)
-
-    def __bool__(self) -> bool:
-        """Always true: an idle correlator is still one."""
-        return True
-
-    def __contains__(self, request_id: object) -> bool:
-        """Whether that id is pending."""
-        return request_id in self._store
-
-    def __repr__(self) -> str:
-        return f"<Correlator {self.name!r} {len(self)} of {self._max_pending} pending>"

@@ -69,6 +69,7 @@ class Group(Generic[K, V]):
         context: Any = None,
         size: int = 0,
         reuse: bool = False,
+        label: str | None = None,
     ) -> Pending[K, V]:
         """Register a request in this group. See `Correlator.register`.
 
@@ -76,7 +77,7 @@ class Group(Generic[K, V]):
             CapacityExceeded: with status 429, `max_pending` of this group are pending.
             CorrelatorClosed: this group is closed.
         """
-        return self._correlator._register(request_id, timeout, context, size, reuse, self)
+        return self._correlator._register(request_id, timeout, context, size, reuse, label, self)
 
     async def correlate(
         self,
@@ -87,6 +88,7 @@ class Group(Generic[K, V]):
         context: Any = None,
         size: int = 0,
         reuse: bool = False,
+        label: str | None = None,
     ) -> V:
         """Register in this group, send, and wait. See `Correlator.correlate`.
 
@@ -95,7 +97,7 @@ class Group(Generic[K, V]):
         if send is not None:
             check_callable("send", send)
         correlator = self._correlator
-        pending = await correlator._admit(request_id, timeout, context, size, reuse, self)
+        pending = await correlator._admit(request_id, timeout, context, size, reuse, label, self)
         if send is not None:
             await send_request(pending, send)
         return await pending

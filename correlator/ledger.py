@@ -14,22 +14,27 @@ import contextvars
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterable
+from functools import partial
+from random import random
 from typing import TYPE_CHECKING, Any, Generic
 
 import anyio
 from typing_extensions import TypeVar
 
 from . import refusals
-from .checks import MAX_SECONDS, check_bound, check_callable, check_seconds
+from .checks import MAX_SECONDS, check_bound, check_callable, check_seconds, check_share
 from .context import ambient
 from .errors import CapacityExceeded, CorrelationError, CorrelatorClosed
+from .labels import Labels, check_label
 from .memory import RememberedIds
 from .observers import Observer, check_observers, notify
+from .origin import Origin, caller
 from .pending import Disposition, Outcome, Pending
 from .reaper import Reaper
 from .sending import interrupt_sending
 from .store import ExpiringStore, StoreFull
 from .waiting import Queue, Ticket
+from .watch import Watch
 
 if TYPE_CHECKING:
     from .group import Group
@@ -70,6 +75,8 @@ class Ledger(Generic[K, V]):
         observers: Iterable[Observer],
         name: str,
         resolution: float,
+        track_origin: float,
+        warn_after: float | None,
     ) -> None:
         check_callable("new_id", new_id)
         if not isinstance(name, str):
@@ -96,16 +103,19 @@ class Ledger(Generic[K, V]):
             max_size=check_bound("max_remembered", max_remembered),
             resolution=width,
         )
-        self._queue: Queue[K, V] = Queue(self._store.fits, self._register_ticket)
+        self._queue: Queue[K, V] = Queue(
+            self._store.fits, self._register_ticket, check_bound("max_waiting", max_waiting)
+        )
         self._waiting = self._queue.tickets
         self._waits = waits
-        self._max_waiting = check_bound("max_waiting", max_waiting)
         self._emptied: anyio.Event | None = None
 
         self._registered = 0
         self._refused = 0
         self._outcomes = dict.fromkeys(Outcome, 0)
         self._dispositions = dict.fromkeys(Disposition, 0)
+        self._labels = Labels()
+        self._tracked = check_share("track_origin", track_origin)
 
         # Which thread may call the verbs, and which may register: none, before entering and after
         # closing (and while draining). So one comparison tells whether a call is in order.
@@ -121,6 +131,16 @@ class Ledger(Generic[K, V]):
             expire=self._expire,
             context=self._context,
         )
+        self._watch: Watch | None = None
+        if warn_after is not None:
+            self._watch = Watch(
+                name=name,
+                seconds=check_seconds("warn_after", warn_after),
+                oldest=self._store.oldest,
+                count=partial(len, self._store),
+                context=self._context,
+            )
+            self._observers += (self._watch,)
 
     # -- the door in ---------------------------------------------------------------------------
 
@@ -131,6 +151,7 @@ class Ledger(Generic[K, V]):
         context: Any,
         size: int,
         reuse: bool,
+        label: str | None,
         group: Group[K, V] | None = None,
         queued: Ticket[K, V] | None = None,
         may_wait: bool = False,
@@ -161,6 +182,8 @@ class Ledger(Generic[K, V]):
             correlation_id, deadline = queued.correlation_id, queued.deadline
         if size.__class__ is not int or size < 0:
             check_bound("size", size, least=0)
+        if label is not None:
+            check_label(label)
         if request_id is None:
             request_id = self._new_id()
             if request_id is None:
@@ -191,6 +214,7 @@ class Ledger(Generic[K, V]):
         pending.size = size
         pending._group = group
         pending.correlation_id = correlation_id
+        pending.label = label
         pending._outcome = None
         pending._waiters = ()
         pending._tokens = ()
@@ -209,6 +233,12 @@ class Ledger(Generic[K, V]):
             remembered.discard(request_id)
         if group is not None:
             group._members.add(pending)
+        if label is not None:
+            self._labels.registered(label)
+        if self._tracked:
+            origin = self._origin() if queued is None else queued.origin
+            if origin is not None:
+                pending._origin = origin
         self._registered += 1
         try:
             if deadline < self._reaper.alarm_at:
@@ -227,21 +257,24 @@ class Ledger(Generic[K, V]):
         context: Any,
         size: int,
         reuse: bool,
+        label: str | None,
         group: Group[K, V] | None,
     ) -> Pending[K, V]:
         """Register, or wait for a place and let whoever frees it register."""
         try:
             return self._register(
-                request_id, timeout, context, size, reuse, group, may_wait=self._waits
+                request_id, timeout, context, size, reuse, label, group, may_wait=self._waits
             )
         except StoreFull:
-            if len(self._waiting) >= self._max_waiting:
+            if self._queue.full:
                 raise self._refuse(self._full(request_id, size)) from None
         within = self._timeout if timeout is None else timeout
         deadline = min(self._time() + within, ambient.get()[1])
         # No variable for the ticket: it holds the error it may be answered with, whose traceback
         # will hold this frame.
-        pending = await self._queue.wait(Ticket(request_id, context, size, reuse, group, deadline))
+        pending = await self._queue.wait(
+            Ticket(request_id, context, size, reuse, label, group, self._origin(), deadline)
+        )
         if pending is None:
             raise self._refuse(self._full(request_id, size))
         return pending
@@ -267,6 +300,8 @@ class Ledger(Generic[K, V]):
         pending._result = result
         pending._ended_at = now
         self._outcomes[outcome] += 1
+        if pending.label is not None:
+            self._labels.settled(pending.label, outcome)
         self._remembered.remember(request_id, outcome, now)
         for waiter in pending._waiters:
             if not waiter.done():
@@ -294,9 +329,15 @@ class Ledger(Generic[K, V]):
             ticket.context,
             ticket.size,
             ticket.reuse,
+            ticket.label,
             ticket.group,
             ticket,
         )
+
+    def _origin(self) -> Origin | None:
+        """Return where the code is that called, for as large a share of calls as asked."""
+        # Which of them are in the sample is no secret.
+        return caller() if random() < self._tracked else None  # noqa: S311
 
     def _unmatched(self, request_id: K) -> Disposition:
         disposition = self._remembered.disposition(request_id, self._time())

@@ -14,8 +14,10 @@ from typing_extensions import TypeVar
 
 from .context import Scope, enter_pending, leave
 from .errors import CorrelationError, RequestTimeout, fresh, shown
+from .origin import Origin, shown_origin
 
 if TYPE_CHECKING:
+    from .core import Correlator
     from .group import Group
     from .ledger import Ledger
     from .sending import Interruption
@@ -67,6 +69,8 @@ class PendingInfo:
         remaining: seconds until its deadline, 0.0 when the reaper is about to end it.
         size: bytes it counts against `max_pending_bytes`.
         group: its group's name, or None.
+        label: what it was labelled with at registration, or None.
+        origin: the line of code that registered it, or None if that is not tracked.
     """
 
     request_id: Any
@@ -74,6 +78,8 @@ class PendingInfo:
     remaining: float
     size: int
     group: str | None
+    label: str | None = None
+    origin: str | None = None
 
 
 class Pending(Generic[K, V]):
@@ -95,6 +101,7 @@ class Pending(Generic[K, V]):
         deadline: when it ends, in seconds on the loop's clock.
         correlation_id: the ambient request id where it was registered, or None: the one that logs
             and headers carry, and that tells for whom it was asked.
+        label: what it was labelled with at registration, or None.
     """
 
     __slots__ = (
@@ -103,6 +110,7 @@ class Pending(Generic[K, V]):
         "_ended_at",
         "_group",
         "_ledger",
+        "_origin",
         "_outcome",
         "_result",
         "_sending",
@@ -111,16 +119,18 @@ class Pending(Generic[K, V]):
         "context",
         "correlation_id",
         "deadline",
+        "label",
         "request_id",
         "size",
     )
 
-    # Set by `Ledger._register`, the last two by `Ledger._settle`.
+    # Set by `Ledger._register`, the last two by `Ledger._settle`; `_origin` only if it is tracked.
     request_id: K
     context: Any
     size: int
     deadline: float
     correlation_id: str | None
+    label: str | None
     _ledger: Ledger[K, V]
     _created_at: float
     _group: Group[K, V] | None
@@ -130,6 +140,7 @@ class Pending(Generic[K, V]):
     _sending: asyncio.Task[Any] | Interruption | None
     _result: Any  # the response, or the error of a rejected or closed one
     _ended_at: float
+    _origin: Origin
 
     @property
     def outcome(self) -> Outcome | None:
@@ -158,6 +169,19 @@ class Pending(Generic[K, V]):
     def group(self) -> Group[K, V] | None:
         """The group it was registered in, or None."""
         return self._group
+
+    @property
+    def origin(self) -> str | None:
+        """The line of code that registered it, ``file:line in function``; None if not tracked."""
+        try:
+            return shown_origin(self._origin)
+        except AttributeError:
+            return None
+
+    @property
+    def correlator(self) -> Correlator[K, V]:
+        """The correlator it was registered with."""
+        return self._ledger  # type: ignore[return-value]  # there is no other kind
 
     def cancel(self) -> bool:
         """End it as `Outcome.CANCELLED`; tell whether it was still pending.

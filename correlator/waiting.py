@@ -12,6 +12,7 @@ from typing_extensions import TypeVar
 
 from .context import current_request_id
 from .group import Group
+from .origin import Origin
 from .pending import Pending
 
 __all__ = ["Queue", "Ticket"]
@@ -29,6 +30,8 @@ class Ticket(Generic[K, V]):
         "correlation_id",
         "deadline",
         "group",
+        "label",
+        "origin",
         "request_id",
         "reuse",
         "size",
@@ -40,14 +43,18 @@ class Ticket(Generic[K, V]):
         context: Any,
         size: int,
         reuse: bool,
+        label: str | None,
         group: Group[K, V] | None,
+        origin: Origin | None,
         deadline: float,
     ) -> None:
         self.request_id = request_id
         self.context = context
         self.size = size
         self.reuse = reuse
+        self.label = label
         self.group = group
+        self.origin = origin
         self.deadline = deadline
         self.correlation_id = current_request_id()
         # The pending that was registered for him, or why none was: a result in either case, so
@@ -65,24 +72,32 @@ class Queue(Generic[K, V]):
     Args:
         fits: whether an entry of that size may be registered now.
         register: registers the holder of a ticket.
+        max_size: how many may wait.
 
     Attributes:
         tickets: who waits, first come first; true if anybody does.
     """
 
-    __slots__ = ("_admitting", "_fits", "_register", "tickets")
+    __slots__ = ("_admitting", "_fits", "_max_size", "_register", "tickets")
 
     def __init__(
         self,
         fits: Callable[[int], bool],
         register: Callable[[Ticket[K, V]], Pending[K, V]],
+        max_size: int,
     ) -> None:
         self._fits = fits
         self._register = register
+        self._max_size = max_size
         self._admitting = False
         # An OrderedDict keeps a linked list: leaving from the middle and looking at the front
         # are O(1), where the front of a plain dict that is being emptied is not.
         self.tickets: OrderedDict[Ticket[K, V], None] = OrderedDict()
+
+    @property
+    def full(self) -> bool:
+        """Whether as many wait as may."""
+        return len(self.tickets) >= self._max_size
 
     async def wait(self, ticket: Ticket[K, V]) -> Pending[K, V] | None:
         """Wait until the ticket is answered, or None if its deadline passes first.

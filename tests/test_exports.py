@@ -20,6 +20,7 @@ PUBLIC = {
     "DuplicateRequest",
     "ExpiringStore",
     "Group",
+    "LabelStats",
     "NoResponder",
     "Observer",
     "Outcome",
@@ -63,6 +64,7 @@ def test_a_star_import_gives_exactly_the_public_names():
 def test_the_public_methods_are_these():
     assert public(Correlator) == {
         "aclose",
+        "add_observer",
         "correlate",
         "drain",
         "group",
@@ -70,17 +72,22 @@ def test_the_public_methods_are_these():
         "register",
         "reject",
         "reject_threadsafe",
+        "remove_observer",
         "resolve",
         "resolve_threadsafe",
         "stats",
+        "stats_by_label",
     }
     assert public(Pending) == {
         "age",
         "cancel",
         "context",
         "correlation_id",
+        "correlator",
         "deadline",
         "group",
+        "label",
+        "origin",
         "outcome",
         "remaining",
         "request_id",
@@ -131,8 +138,10 @@ def test_the_arguments_and_their_defaults_are_these():
         "observers": (),
         "name": "default",
         "resolution": 0.05,
+        "track_origin": False,
+        "warn_after": None,
     }
-    register = {"timeout": None, "context": None, "size": 0, "reuse": False}
+    register = {"timeout": None, "context": None, "size": 0, "reuse": False, "label": None}
     assert defaults(Correlator.register) == defaults(Group.register) == register
     correlate = {"send": None, **register}
     assert defaults(Correlator.correlate) == defaults(Group.correlate) == correlate

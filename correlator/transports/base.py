@@ -218,6 +218,7 @@ class Transport(ABC, Generic[V]):
         headers: Mapping[str, str] | None = None,
         content_type: str = "",
         context: Any = None,
+        label: str | None = None,
     ) -> V:
         """Send a request and return its reply.
 
@@ -228,6 +229,7 @@ class Transport(ABC, Generic[V]):
             headers: go along.
             content_type: says what the body is.
             context: comes back as `Pending.context`.
+            label: as for `Correlator.register`.
 
         Raises:
             RequestRejected: the responder answered with an error, its `reply`; or the request could
@@ -252,9 +254,9 @@ class Transport(ABC, Generic[V]):
         correlator, fate = self._correlator, self._fate
         size = len(body)
         if correlator._waits:
-            pending = await correlator._admit(None, timeout, context, size, False, fate)
+            pending = await correlator._admit(None, timeout, context, size, False, label, fate)
         else:
-            pending = correlator._register(None, timeout, context, size, False, fate)
+            pending = correlator._register(None, timeout, context, size, False, label, fate)
         request_id = pending.request_id
         outgoing = Outgoing(destination, request_id, message, pending.deadline)
         try:

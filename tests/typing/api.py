@@ -19,6 +19,7 @@ from correlator import (
     DuplicateRequest,
     ExpiringStore,
     Group,
+    LabelStats,
     NoResponder,
     Observer,
     Outcome,
@@ -166,6 +167,12 @@ async def looking(correlator: Correlator[str, bytes]) -> None:
     for info in correlator.pending(limit=10):
         assert_type(info.age, float)
         assert_type(info.group, str | None)
+        assert_type(info.label, str | None)
+        assert_type(info.origin, str | None)
+    for label, counts in correlator.stats_by_label().items():
+        assert_type(label, str)
+        assert_type(counts, LabelStats)
+        assert_type(counts.pending, int)
     assert_type(len(correlator), int)
     assert_type("a" in correlator, bool)
     assert_type(correlator.name, str)

@@ -59,7 +59,7 @@ CORE_TESTS = [
     "tests/observers/test_structlog.py",
 ]
 TOKEN_TESTS = [
-    "tests/aiohttp/test_tokens.py",
+    "tests/test_tokens.py",
     "tests/aiohttp/test_threats.py",
     "tests/aiohttp/test_arguments.py",
 ]
@@ -72,7 +72,7 @@ MODULES = {
     "correlator/sending.py": (CORE_TESTS, "interrupted_sends sending"),
     "correlator/memory.py": (CORE_TESTS, "memory core"),
     "correlator/threads.py": (CORE_TESTS, "threads core"),
-    "correlator/aiohttp/tokens.py": (TOKEN_TESTS, ""),
+    "correlator/tokens.py": (TOKEN_TESTS, ""),
 }
 # Loaded once, and not anew for each mutant.
 PRELOADED = [
@@ -235,13 +235,13 @@ NAMED = [
     ),
     (
         "the MAC is not checked",
-        "correlator/aiohttp/tokens.py",
+        "correlator/tokens.py",
         "not any(good) or ",
         "",
     ),
     (
         "an expired token is good",
-        "correlator/aiohttp/tokens.py",
+        "correlator/tokens.py",
         " or int(expiry) <= self._clock()",
         "",
     ),

@@ -26,12 +26,12 @@ from ..checks import MAX_SECONDS, check_bound, check_instance, check_owner, chec
 from ..context import current_pending
 from ..core import Correlator
 from ..errors import CorrelationError, CorrelatorClosed, RequestRejected
+from ..headers import CALLBACK_HEADER, check_header
 from ..pending import Disposition
+from ..tokens import CallbackTokens
 from .bodies import BodyTooLarge, answer_expect, read_bounded
 from .client import HeaderGuard
-from .headers import CALLBACK_HEADER, check_header
 from .problems import problem_response
-from .tokens import CallbackTokens
 
 if TYPE_CHECKING:
     from standardwebhooks import Webhook
@@ -213,6 +213,7 @@ class CallbackClient:
         request_id: str | None = None,
         timeout: float | None = None,
         context: Any = None,
+        label: str | None = None,
         **options: Unpack[RequestOptions],
     ) -> CallbackReply:
         """Send a request, and return the upstream's answer: at once, or when it calls back.
@@ -224,6 +225,7 @@ class CallbackClient:
                 that came from outside.
             timeout: seconds for all of it; by default the correlator's.
             context: comes back as `Pending.context`.
+            label: as for `Correlator.register`: the upstream's name, say.
             **options: as for `aiohttp.ClientSession.request`.
 
         Raises:
@@ -269,7 +271,7 @@ class CallbackClient:
             del rejected  # on Python 3.12 and later an error of aiohttp's may hold this frame
 
         return await self._correlator.correlate(
-            request_id, send=send, timeout=timeout, context=context
+            request_id, send=send, timeout=timeout, context=context, label=label
         )
 
 

@@ -8,10 +8,7 @@ from contextvars import ContextVar
 from aiohttp import ClientHandlerType, ClientMiddlewareType, ClientRequest, ClientResponse
 from yarl import URL
 
-from ..context import current_request_id, remaining_time
-from ..ids import is_valid_request_id
-from ..refusals import too_late
-from .headers import DEADLINE_HEADER, REQUEST_ID_HEADER, check_headers
+from ..headers import DEADLINE_HEADER, REQUEST_ID_HEADER, ambient_headers, check_headers
 
 __all__ = ["HeaderGuard", "propagation_middleware"]
 
@@ -102,17 +99,7 @@ def propagation_middleware(
     check_headers(header, deadline_header)
 
     async def middleware(request: ClientRequest, handler: ClientHandlerType) -> ClientResponse:
-        headers = {}
-        request_id = current_request_id()
-        if is_valid_request_id(request_id):
-            headers[header] = request_id
-        remaining = remaining_time()
-        if remaining is not None:
-            if remaining == 0:
-                raise too_late(request_id)
-            if deadline_header is not None:
-                headers[deadline_header] = str(max(1, int(remaining * 1000)))
-        at_home = _guard.put(request, headers)
+        at_home = _guard.put(request, ambient_headers(header, deadline_header))
         response = await handler(request)
         _guard.follow(request, response, at_home=at_home)
         return response

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from typing import Any
@@ -11,12 +10,18 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 from structlog.contextvars import bind_contextvars, reset_contextvars
 
-from ..checks import MAX_SECONDS, check_callable, check_instance, check_seconds
+from ..checks import check_callable, check_instance, check_seconds
 from ..context import request_scope
 from ..core import Correlator
-from ..errors import CorrelationError, CorrelatorClosed, shown
-from ..ids import is_valid_request_id, new_request_id
-from .headers import DEADLINE_HEADER, REQUEST_ID_HEADER, check_headers
+from ..errors import CorrelationError, CorrelatorClosed
+from ..headers import (
+    DEADLINE_HEADER,
+    REQUEST_ID_HEADER,
+    check_headers,
+    id_from,
+    timeout_from,
+)
+from ..ids import new_request_id
 from .problems import error_response
 
 __all__ = ["CORRELATOR", "correlation_middleware", "get_correlator", "setup"]
@@ -25,7 +30,6 @@ CORRELATOR: web.AppKey[Correlator[Any, Any]] = web.AppKey("correlator", Correlat
 
 # Where a request keeps its id, for responses that are made outside of the middleware.
 _REQUEST_ID: web.RequestKey[str] = web.RequestKey("correlator_request_id", str)
-_MILLISECONDS = re.compile(r"[0-9]{1,12}")
 
 
 def setup(
@@ -145,7 +149,7 @@ def _make_middleware(
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
         request_id = _request_id(request, header, new_id)
-        timeout = None if deadline_header is None else _timeout(_sole(request, deadline_header))
+        timeout = None if deadline_header is None else timeout_from(_sole(request, deadline_header))
         with request_scope(request_id, timeout):
             bound = bind_contextvars(request_id=request_id)
             try:
@@ -173,14 +177,7 @@ def _request_id(request: web.Request, header: str, new_id: Callable[[], str]) ->
     kept: str | None = request.get(_REQUEST_ID) if len(request) else None
     if kept is not None:
         return kept
-    request_id = _sole(request, header)
-    if not is_valid_request_id(request_id):
-        request_id = new_id()
-        if not is_valid_request_id(request_id):
-            raise ValueError(
-                f"new_id must return 1 to 128 characters out of A-Z a-z 0-9 . _ -, "
-                f"not {shown(request_id)}"
-            )
+    request_id = id_from(_sole(request, header), new_id)
     request[_REQUEST_ID] = request_id
     return request_id
 
@@ -189,10 +186,3 @@ def _sole(request: web.Request, header: str) -> str | None:
     """Return a header's value if the request has it once: of several, none is to be trusted."""
     values = request.headers.getall(header, ())
     return values[0] if len(values) == 1 else None
-
-
-def _timeout(milliseconds: str | None) -> float | None:
-    if milliseconds is None or _MILLISECONDS.fullmatch(milliseconds) is None:
-        return None
-    seconds = int(milliseconds) / 1000
-    return min(seconds, MAX_SECONDS) if seconds > 0 else None

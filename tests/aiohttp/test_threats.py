@@ -16,7 +16,7 @@ from aiohttp.test_utils import make_mocked_request
 from standardwebhooks import Webhook
 from structlog.contextvars import bind_contextvars, get_contextvars
 
-import correlator.aiohttp
+import correlator
 from correlator import Correlator, RequestRejected, RequestTimeout, current_request_id
 from correlator.aiohttp import CallbackTokens, correlation_middleware, setup
 from correlator.ids import is_valid_request_id, new_request_id
@@ -186,7 +186,7 @@ async def test_a_valid_id_is_taken_as_it_is(valid):
 
 # -- what the code may not contain -----------------------------------------------------------------
 
-PACKAGE = Path(correlator.aiohttp.__file__).parent
+PACKAGE = Path(correlator.__file__).parent
 SECRETS = ("mac", "sig", "digest", "token")
 
 
@@ -198,7 +198,7 @@ def _names(node: ast.AST) -> set[str]:
     }
 
 
-@pytest.mark.parametrize("name", ["tokens.py", "callbacks.py"])
+@pytest.mark.parametrize("name", ["tokens.py", "aiohttp/callbacks.py"])
 def test_no_mac_is_compared_with_an_operator(name):
     tree = ast.parse((PACKAGE / name).read_text())
     by_value = (ast.Eq, ast.NotEq, ast.In, ast.NotIn, ast.Lt, ast.Gt, ast.LtE, ast.GtE)
@@ -224,7 +224,7 @@ def test_tokens_are_compared_in_constant_time_with_every_key():
 
 def test_nothing_that_comes_from_outside_is_unpickled():
     bad = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "yaml", "jsonpickle"}
-    for path in PACKAGE.parent.rglob("*.py"):
+    for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import):
                 assert not bad & {alias.name.split(".")[0] for alias in node.names}, path

@@ -17,7 +17,7 @@ from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from ..checks import check_callable, check_owner, check_seconds
+from .checks import check_callable, check_owner, check_seconds
 
 __all__ = ["CallbackTokens", "VerifiedToken"]
 

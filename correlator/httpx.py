@@ -1,0 +1,59 @@
+"""For httpx: a hook that passes on the ambient request id and the remaining time."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from .headers import DEADLINE_HEADER, REQUEST_ID_HEADER, ambient_headers, check_headers
+
+try:
+    import httpx
+except ModuleNotFoundError as error:
+    raise ImportError("this needs the extra 'httpx', as in aiocorrelator[httpx]") from error
+
+__all__ = ["propagation_hook"]
+
+_NOTE = "correlator"  # among a request's extensions, which the hops of a redirect hand on
+
+
+def propagation_hook(
+    *, header: str = REQUEST_ID_HEADER, deadline_header: str | None = DEADLINE_HEADER
+) -> Callable[[httpx.Request], Awaitable[None]]:
+    """Return a hook for requests: ``AsyncClient(event_hooks={"request": [propagation_hook()]})``.
+
+    httpx calls it for each hop of a redirect. Headers that a request has already stay as they are.
+    A redirect to another origin carries neither id nor deadline, nor does what that leads to.
+
+    Args:
+        header: where the request id goes.
+        deadline_header: where the milliseconds left until the ambient deadline go; None to not
+            send them.
+
+    Raises:
+        TypeError, ValueError: a header's name is not one.
+
+    The hook raises `RequestTimeout`, and nothing is sent, once the ambient deadline has passed.
+    """
+    check_headers(header, deadline_header)
+
+    async def hook(request: httpx.Request) -> None:
+        headers = ambient_headers(header, deadline_header)
+        note: dict[str, Any] | None = request.extensions.get(_NOTE)
+        if note is None:
+            own = {name for name in headers if name in request.headers}
+            note = {"origin": _origin(request.url), "at_home": True, "own": own}
+            request.extensions = {**request.extensions, _NOTE: note}
+        # Once it has left, it never gets them again, wherever it is led.
+        note["at_home"] = note["at_home"] and note["origin"] == _origin(request.url)
+        for name in {header, deadline_header} - note["own"] - {None}:
+            if note["at_home"] and name in headers:
+                request.headers[name] = headers[name]
+            elif name in request.headers:  # that of the hop before
+                del request.headers[name]
+
+    return hook
+
+
+def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
+    return url.scheme, url.host, url.port

@@ -1,0 +1,171 @@
+"""OpenTelemetryObserver: what requests do, as metrics of OpenTelemetry, and their ids on spans.
+
+It needs the API package only; what exports is the application's affair. Names and units follow the
+semantic conventions (https://opentelemetry.io/docs/specs/semconv/): seconds, ``{request}``, and
+``error.type`` where a request failed. An id is an attribute of spans, never one of metrics.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Iterable
+from typing import Any
+
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.metrics import (
+    CallbackOptions,
+    MeterProvider,
+    Observation,
+    get_meter_provider,
+)
+
+from ..checks import check_instance
+from ..errors import CorrelationError, shown
+from ..pending import Disposition, Outcome, Pending
+from .watched import Watched
+
+__all__ = ["DURATION_BUCKETS", "OpenTelemetryObserver"]
+
+DURATION_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
+"""The bounds that are advised for the histogram, in seconds: those of the conventions."""
+
+_MAX_UNRECORDED = 50_000  # durations that wait to be recorded: some 2 MB, and a seventh of a second
+_NOBODYS = Context()
+
+# What makes a failure of it, in few words. A rejection has the class of its error.
+_ERROR_TYPES = {
+    Outcome.TIMED_OUT: "timeout",
+    Outcome.CANCELLED: "cancelled",
+    Outcome.CLOSED: "closed",
+}
+
+
+class OpenTelemetryObserver:
+    """Counts and times what requests do, with OpenTelemetry.
+
+    Give one to each correlator that is to be counted, or the same one to several on the same event
+    loop, whose figures it then adds up::
+
+        Correlator(observers=[OpenTelemetryObserver()])
+
+    The SDK takes some microseconds to record one duration. So they are kept, and recorded when
+    metrics are collected, in the thread that does that. Of more than 50,000 between two collections
+    the rest is recorded at once.
+
+    Args:
+        meter_provider: where the instruments are made; by default the global one.
+
+    Raises:
+        TypeError: it is no ``MeterProvider``.
+    """
+
+    def __init__(self, meter_provider: MeterProvider | None = None) -> None:
+        if meter_provider is None:
+            meter_provider = get_meter_provider()
+        check_instance("meter_provider", meter_provider, MeterProvider)
+        self._watched = Watched()
+        self._unrecorded: deque[tuple[float, str | None]] = deque()
+        self._ended = dict.fromkeys(Outcome, 0)
+        self._unmatched = dict.fromkeys(Disposition, 0)
+        self._refused: Counter[str] = Counter()
+
+        meter = meter_provider.get_meter("correlator")
+        self._duration = meter.create_histogram(
+            "correlator.request.duration",
+            unit="s",
+            description="From registering a request to its end, whatever that was.",
+            explicit_bucket_boundaries_advisory=DURATION_BUCKETS,
+        )
+        meter.create_observable_up_down_counter(
+            "correlator.request.pending",
+            [self._observe_pending],
+            unit="{request}",
+            description="Requests that have not ended.",
+        )
+        meter.create_observable_gauge(
+            "correlator.request.oldest",
+            [self._observe_oldest],
+            unit="s",
+            description="The age of the oldest of those.",
+        )
+        meter.create_observable_counter(
+            "correlator.replies",
+            [self._observe_replies],
+            unit="{reply}",
+            description="Replies that came, by what became of them.",
+        )
+        meter.create_observable_counter(
+            "correlator.request.refused",
+            [self._observe_refused],
+            unit="{request}",
+            description="Requests that were refused, by error.",
+        )
+        meter.create_observable_counter(
+            "correlator.reaper.restarts",
+            [self._observe_restarts],
+            unit="{restart}",
+            description="How often the reaper died and was started again.",
+        )
+
+    # -- the observer --------------------------------------------------------------------------
+
+    def registered(self, pending: Pending[Any, Any]) -> None:
+        """Put the id on the span at hand: ``messaging.message.conversation_id``."""
+        correlator = pending.correlator
+        if self._watched.last() is not correlator:
+            self._watched.see(correlator)
+        span = trace.get_current_span()
+        if span is not trace.INVALID_SPAN and span.is_recording():
+            request_id = pending.request_id
+            told = request_id if isinstance(request_id, str) else shown(request_id)
+            span.set_attribute("messaging.message.conversation_id", told)
+
+    def settled(self, pending: Pending[Any, Any]) -> None:
+        """Count how a request ended, and keep how long it took."""
+        outcome = pending.outcome
+        assert outcome is not None, "a settled request has an outcome"
+        self._ended[outcome] += 1
+        error_type = None
+        if outcome is not Outcome.RESOLVED:
+            error_type = _ERROR_TYPES.get(outcome) or type(pending._result).__name__
+        if len(self._unrecorded) < _MAX_UNRECORDED:
+            self._unrecorded.append((pending.age, error_type))
+        else:
+            self._record(pending.age, error_type)
+
+    def unmatched(self, request_id: Any, disposition: Disposition) -> None:  # noqa: ARG002
+        """Count a reply that found no pending."""
+        self._unmatched[disposition] += 1
+
+    def refused(self, error: CorrelationError) -> None:
+        """Count a refusal, by the class of the error."""
+        self._refused[type(error).__name__] += 1
+
+    # -- what is observed, in a thread of the exporter's -----------------------------------------
+
+    def _record(self, seconds: float, error_type: str | None) -> None:
+        # Without attributes where there is none: that halves the time.
+        attributes = None if error_type is None else {"error.type": error_type}
+        self._duration.record(seconds, attributes, _NOBODYS)
+
+    def _observe_pending(self, _options: CallbackOptions) -> Iterable[Observation]:
+        # The first of the callbacks, and before any of them is exported: see the class.
+        for _ in range(len(self._unrecorded)):
+            self._record(*self._unrecorded.popleft())
+        yield Observation(self._watched.holdings().pending)
+
+    def _observe_oldest(self, _options: CallbackOptions) -> Iterable[Observation]:
+        yield Observation(self._watched.holdings().oldest_age)
+
+    def _observe_replies(self, _options: CallbackOptions) -> Iterable[Observation]:
+        matched = self._ended[Outcome.RESOLVED] + self._ended[Outcome.REJECTED]
+        for disposition, count in (self._unmatched | {Disposition.MATCHED: matched}).items():
+            yield Observation(count, {"correlator.disposition": disposition.value})
+
+    def _observe_refused(self, _options: CallbackOptions) -> Iterable[Observation]:
+        for error, count in self._refused.copy().items():
+            yield Observation(count, {"error.type": error})
+
+    def _observe_restarts(self, _options: CallbackOptions) -> Iterable[Observation]:
+        yield Observation(self._watched.holdings().restarts)

@@ -1,0 +1,220 @@
+"""The pytest plugin, in runs of pytest of its own."""
+
+import re
+
+import pytest
+
+pytest_plugins = ["pytester"]
+
+SCOPE = "asyncio_default_fixture_loop_scope = function"
+
+LEAKY = """
+    import pytest
+    from correlator import Correlator
+
+    async def place_order(correlator):
+        correlator.register("order-42", label="bank")  # and forgets it
+
+    async def test_forgets():
+        async with Correlator(name="orders") as correlator:
+            await place_order(correlator)
+
+    async def test_does_not_forget():
+        async with Correlator() as correlator:
+            with correlator.register():
+                pass
+
+    @pytest.mark.correlator_leaks_allowed
+    async def test_may_forget():
+        async with Correlator() as correlator:
+            correlator.register()
+"""
+
+
+@pytest.fixture
+def run(pytester, monkeypatch):
+    """Run pytest in a process of its own on that file, in asyncio's auto mode."""
+
+    def run(source, *options, ini=""):
+        pytester.makeini(f"[pytest]\nasyncio_mode = auto\n{SCOPE}\n{ini}\n")
+        pytester.makepyfile(source)
+        plugins = ("-p", "pytest_asyncio.plugin", "-p", "correlator.testing.plugin")
+        pytester.plugins = []
+        return pytester.runpytest_subprocess("-W", "error", *plugins, *options)
+
+    # Whether this checkout is installed, with its entry points, does not matter.
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    return run
+
+
+def test_unasked_it_does_nothing(run):
+    run(LEAKY).assert_outcomes(passed=3)
+
+
+@pytest.mark.parametrize(
+    ("options", "ini"), [(["--correlator-leaks"], ""), ([], "correlator_leaks = true")]
+)
+def test_a_test_that_leaves_something_pending_fails_and_is_told_where_it_came_from(
+    run, options, ini
+):
+    """The story's bug, caught in a unit test."""
+    result = run(LEAKY, *options, ini=ini)
+    result.assert_outcomes(passed=2, failed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "1 request left pending by this test:",
+            "  'order-42' of correlator 'orders', * s old, labelled 'bank', registered at *",
+        ]
+    )
+    assert re.search(
+        r"registered at \S+/test_\w+\.py:5 in place_order$", result.stdout.str(), re.MULTILINE
+    )
+
+
+def test_each_test_is_blamed_for_its_own_only(run):
+    result = run(
+        """
+        import pytest_asyncio
+        from correlator import Correlator
+
+        @pytest_asyncio.fixture(scope="module", loop_scope="module")
+        async def shared():
+            async with Correlator() as correlator:
+                yield correlator
+
+        pytestmark = __import__("pytest").mark.asyncio(loop_scope="module")
+
+        async def test_leaves(shared):
+            shared.register("a")
+
+        async def test_is_innocent(shared):
+            assert len(shared) == 1
+
+        async def test_leaves_another(shared):
+            shared.register("b")
+        """,
+        "--correlator-leaks",
+    )
+    result.assert_outcomes(passed=1, failed=2)
+    output = result.stdout.str()
+    assert output.count("1 request left pending by this test") == 2
+
+
+def test_what_a_fixture_of_the_test_holds_open_is_seen_too(run):
+    result = run(
+        """
+        import pytest
+        from correlator import Correlator
+
+        @pytest.fixture
+        async def correlator():
+            async with Correlator() as correlator:
+                yield correlator
+
+        async def test_leaves(correlator):
+            for number in range(30):
+                correlator.register(number)
+
+        def test_has_no_loop():
+            pass
+        """,
+        "--correlator-leaks",
+    )
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(["30 requests left pending by this test:", "  and 10 more"])
+
+
+def test_a_failure_of_the_tests_own_is_not_covered_up(run):
+    result = run(
+        """
+        from correlator import Correlator
+
+        async def test_fails():
+            async with Correlator() as correlator:
+                correlator.register()
+                assert 1 == 2
+        """,
+        "--correlator-leaks",
+    )
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*assert 1 == 2*"])
+    assert "left pending" not in result.stdout.str()
+
+
+def test_the_fixture_gives_a_started_correlator_in_virtual_time(run):
+    result = run(
+        """
+        import asyncio, time
+        import pytest
+        from correlator import RequestTimeout
+
+        async def test_times_out(virtual_correlator):
+            real = time.monotonic()
+            with pytest.raises(RequestTimeout):
+                await virtual_correlator.correlate(timeout=3600)
+            assert time.monotonic() - real < 60
+            assert virtual_correlator.stats().timed_out == 1
+
+        @pytest.mark.correlator_options(timeout=5.0, max_pending=1, name="mine")
+        async def test_has_options(virtual_correlator):
+            loop = asyncio.get_running_loop()
+            began = loop.time()
+            with pytest.raises(RequestTimeout):
+                await virtual_correlator.correlate()
+            assert 5.0 <= loop.time() - began < 5.1
+            assert virtual_correlator.name == "mine"
+
+        async def test_real_time_is_back():
+            began = time.monotonic()
+            await asyncio.sleep(0.05)  # really
+            assert time.monotonic() - began > 0.04
+
+        async def test_leaves(virtual_correlator):
+            virtual_correlator.register("order-42")
+
+        @pytest.mark.correlator_leaks_allowed
+        async def test_may_leave(virtual_correlator):
+            virtual_correlator.register("order-43")
+        """
+    )
+    result.assert_outcomes(passed=5, errors=1)
+    result.stdout.fnmatch_lines(["*1 request is pending:", "*'order-42' of correlator*"])
+
+
+def test_the_fixture_works_in_strict_mode(run, pytester):
+    result = run(
+        """
+        import pytest
+
+        @pytest.mark.asyncio
+        async def test_is_there(virtual_correlator):
+            virtual_correlator.register("a")
+            virtual_correlator.resolve("a", 1)
+        """,
+        "--asyncio-mode=strict",
+    )
+    result.assert_outcomes(passed=1)
+
+
+def test_without_pytest_asyncio_the_fixture_says_what_is_missing(pytester, monkeypatch):
+    pytester.makepyfile(
+        """
+        def test_needs_it(virtual_correlator):
+            pass
+
+        def test_does_not():
+            pass
+        """
+    )
+    pytester.makepyfile(block="import sys; sys.modules['pytest_asyncio'] = None")
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    pytester.syspathinsert()
+    result = pytester.runpytest_subprocess("-p", "block", "-p", "correlator.testing.plugin")
+    result.assert_outcomes(passed=1, errors=1)
+    result.stdout.fnmatch_lines(["*needs pytest-asyncio: install aiocorrelator?testing?*"])
+
+
+def test_the_markers_and_options_are_in_the_help(run):
+    output = run("", "--markers").stdout.str() + run("", "--help").stdout.str()
+    for word in ("correlator_leaks_allowed", "correlator_options", "--correlator-leaks"):
+        assert word in output

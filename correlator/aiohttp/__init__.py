@@ -1,5 +1,7 @@
 """The web hooks: correlation for aiohttp's server and client, and replies by callback."""
 
+from ..tokens import CallbackTokens, VerifiedToken
+
 try:
     from .bodies import BodyTooLarge, read_bounded
     from .callbacks import (
@@ -10,9 +12,9 @@ try:
         callback_route,
     )
     from .client import propagation_middleware
+    from .inspecting import inspector
     from .problems import error_response, problem_response
     from .server import correlation_middleware, get_correlator, setup
-    from .tokens import CallbackTokens, VerifiedToken
 except ModuleNotFoundError as error:
     if (error.name or "").startswith("correlator"):
         raise
@@ -32,6 +34,7 @@ __all__ = [
     "correlation_middleware",
     "error_response",
     "get_correlator",
+    "inspector",
     "problem_response",
     "propagation_middleware",
     "read_bounded",

@@ -10,10 +10,12 @@ import sys
 from contextlib import AsyncExitStack
 
 import structlog
+from prometheus_client import CollectorRegistry
 from yarl import URL
 
 from correlator import Correlator
 from correlator.aiohttp import CallbackReply
+from correlator.observers.prometheus import PrometheusObserver
 from correlator.observers.structlog import StructlogObserver
 from correlator.transports import ReplyStore, reply_store
 
@@ -32,6 +34,7 @@ Things to try:
   curl -i {url}/v1/jobs -H 'Content-Type: application/json' -H 'Prefer: wait=1' -d '{{}}'
   curl -i {url}/v1/jobs -H 'Content-Type: application/json' -H 'X-Request-ID: my-id' -d '{{}}'
   curl {url}/stats
+  {url}/inspector shows what is pending, live; so does python -m correlator top {url}/inspector
 
 Ctrl-C or SIGTERM drains it: jobs under way finish, new ones get 503. A second one stops at once.
 """
@@ -53,11 +56,13 @@ async def run(options: Options, faults: Faults) -> None:
             runner = await serve(Simulator(faults).make_app(), simulator)
             stack.push_async_callback(runner.cleanup)
             upstream = URL(address_of(simulator)) / "jobs"
+        metrics = CollectorRegistry()
         correlator: Correlator[str, CallbackReply] = Correlator(
             timeout=options.timeout,
             max_pending=options.max_pending,
-            observers=[StructlogObserver()],
+            observers=[StructlogObserver(), PrometheusObserver(metrics)],
             name="gateway",
+            track_origin=True,
         )
         store: ReplyStore | None = None
         if options.broker is not None:
@@ -69,6 +74,7 @@ async def run(options: Options, faults: Faults) -> None:
             upstream=upstream,
             keys=[os.fsencode(key) for key in options.keys] or [secrets.token_bytes(32)],
             store=store,
+            metrics=metrics,
         )
         runner = await serve(app, listener)
         stack.push_async_callback(runner.cleanup)

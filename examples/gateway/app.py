@@ -6,7 +6,8 @@ import dataclasses
 import io
 import json
 import math
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
 from http import HTTPStatus
 from typing import Any, NoReturn
 
@@ -20,6 +21,7 @@ from aiohttp import (
     web,
 )
 from aiohttp.typedefs import Handler
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from yarl import URL
 
 from correlator import CorrelationError, Correlator, remaining_time
@@ -31,12 +33,13 @@ from correlator.aiohttp import (
     callback_route,
     error_response,
     get_correlator,
+    inspector,
     problem_response,
     propagation_middleware,
     read_bounded,
     setup,
 )
-from correlator.transports import MemoryReplyStore, ReplyStore, Transport, connect
+from correlator.transports import MemoryReplyStore, Message, ReplyStore, Transport, connect
 from correlator.transports.routing import CallbackRouter, callback_reply
 
 from .jobs import Jobs, Result
@@ -64,6 +67,7 @@ CLIENT: web.AppKey[CallbackClient] = web.AppKey("client", CallbackClient)
 JOBS: web.AppKey[Jobs] = web.AppKey("jobs", Jobs)
 TRANSPORT: web.AppKey[Transport[CallbackReply]] = web.AppKey("transport", Transport)
 READINESS: web.AppKey[Readiness] = web.AppKey("readiness", Readiness)
+METRICS: web.AppKey[CollectorRegistry] = web.AppKey("metrics", CollectorRegistry)
 
 
 def make_app(
@@ -74,10 +78,12 @@ def make_app(
     upstream: URL,
     keys: Sequence[bytes],
     store: ReplyStore | None = None,
+    metrics: CollectorRegistry | None = None,
 ) -> web.Application:
     """Return the application: it sends jobs to `upstream`, which calls back at `public_url`.
 
     With a broker among its options there may be other replicas, which share `keys` and `store`.
+    `metrics` is what an observer of the correlator counts in.
     """
     tokens = CallbackTokens(keys)
     if store is None:
@@ -137,7 +143,16 @@ def make_app(
             web.get("/stats", stats),
         ]
     )
+    if metrics is not None:
+        app[METRICS] = metrics
+        app.router.add_get("/metrics", show_metrics)
+    app.add_subapp("/inspector", inspector(correlator, replicas=_others(options.broker)))
     return app
+
+
+def _others(broker: str | None) -> Callable[[Correlator[str, Message]], Transport[Message]] | None:
+    """Return what links the inspector to those of other replicas, where there are any."""
+    return None if broker is None else partial(connect, broker, replica="inspector")
 
 
 @web.middleware
@@ -182,6 +197,7 @@ async def post_job(request: web.Request) -> web.StreamResponse:
             data=io.BytesIO(body),
             headers={"Content-Type": "application/json"},
             timeout=options.timeout,
+            label=request.app[UPSTREAM].authority,
         )
 
     if preferences.patience is None:
@@ -226,6 +242,13 @@ async def stats(request: web.Request) -> web.StreamResponse:
     if TRANSPORT in request.app:
         counters["transport"] = dataclasses.asdict(request.app[TRANSPORT].stats())
     return web.json_response(counters)
+
+
+async def show_metrics(request: web.Request) -> web.StreamResponse:
+    """Answer with the metrics, as Prometheus reads them."""
+    return web.Response(
+        body=generate_latest(request.app[METRICS]), headers={"Content-Type": CONTENT_TYPE_LATEST}
+    )
 
 
 class _BadJobError(Exception):

@@ -1,0 +1,150 @@
+"""Inspection: what a correlator does at this moment, as somebody who looks wants to see it.
+
+It observes only while somebody looks. A snapshot costs the same however many are pending.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter, deque
+from dataclasses import asdict
+from typing import Any
+
+from .core import Correlator
+from .errors import CorrelationError, shown
+from .labels import LabelStats
+from .pending import Disposition, Outcome, Pending
+from .stats import CorrelatorStats
+
+__all__ = ["Inspection"]
+
+_OLDEST = 20
+_LABELS = 50
+_UNMATCHED = 50
+_WINDOW = 10.0  # seconds; percentiles are those of this window and the one before
+_STEP = math.log(1.05)  # a bucket of durations is so much wider than the one before, as a logarithm
+_LEAST = 1e-6  # seconds; shorter durations are all the same
+_RATES = ("registered", *(outcome.value for outcome in Outcome), "refused")
+
+
+class Inspection:
+    """Looks at one correlator. While it is open it is an observer of it.
+
+    Args:
+        correlator: what is looked at.
+    """
+
+    def __init__(self, correlator: Correlator[Any, Any]) -> None:
+        self._correlator = correlator
+        self._lookers = 0
+        self._unmatched: deque[tuple[float, str, Disposition]] = deque(maxlen=_UNMATCHED)
+        # How many durations there are in each bucket, now and in the window before.
+        self._now: Counter[int] = Counter()
+        self._before: Counter[int] = Counter()
+        self._since = 0.0
+        self._last: tuple[float, CorrelatorStats] | None = None
+
+    def open(self) -> None:
+        """Begin to observe, if nobody looks yet."""
+        self._lookers += 1
+        if self._lookers == 1:
+            self._now.clear()
+            self._before.clear()
+            self._since = time.monotonic()
+            self._last = (self._since, self._correlator.stats())
+            self._correlator.add_observer(self)
+
+    def close(self) -> None:
+        """Stop observing, if nobody else looks."""
+        self._lookers -= 1
+        if not self._lookers:
+            self._correlator.remove_observer(self)
+
+    # -- the observer --------------------------------------------------------------------------
+
+    def registered(self, pending: Pending[Any, Any]) -> None:
+        """Nothing: `stats` counts it."""
+
+    def settled(self, pending: Pending[Any, Any]) -> None:
+        """Take note of how long an answer took."""
+        if pending.outcome is Outcome.RESOLVED:
+            self._now[int(math.log(max(pending.age, _LEAST) / _LEAST) / _STEP)] += 1
+
+    def unmatched(self, request_id: Any, disposition: Disposition) -> None:
+        """Take note of a reply that found nobody."""
+        self._unmatched.appendleft((time.time(), _plain(request_id), disposition))
+
+    def refused(self, error: CorrelationError) -> None:
+        """Nothing: `stats` counts it."""
+
+    # -- what is seen --------------------------------------------------------------------------
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return this moment, as what JSON can hold. Rates are those since the last one."""
+        correlator = self._correlator
+        stats = correlator.stats()
+        return {
+            "name": correlator.name,
+            "time": time.time(),
+            "stats": asdict(stats),
+            "rates": self._rates(stats),
+            "latency": self._latency(),
+            "labels": self._labels(stats),
+            "oldest": [
+                {**asdict(info), "request_id": _plain(info.request_id)}
+                for info in correlator.pending(_OLDEST)
+            ],
+            "unmatched": [
+                {"time": when, "request_id": request_id, "disposition": disposition}
+                for when, request_id, disposition in self._unmatched
+            ],
+        }
+
+    def _rates(self, stats: CorrelatorStats) -> dict[str, float]:
+        now = time.monotonic()
+        since, before = (now, stats) if self._last is None else self._last
+        self._last = (now, stats)
+        seconds = max(now - since, 1e-3)
+        return {
+            name: round((getattr(stats, name) - getattr(before, name)) / seconds, 3)
+            for name in _RATES
+        }
+
+    def _latency(self) -> dict[str, float | int | None]:
+        now = time.monotonic()
+        if now - self._since >= _WINDOW:
+            is_next = now - self._since < 2 * _WINDOW
+            self._before = self._now if is_next else Counter()
+            self._now = Counter()
+            self._since = now
+        counts = sorted((self._now + self._before).items())
+        total = sum(count for _, count in counts)
+        latency: dict[str, float | int | None] = {"count": total}
+        for name, share in (("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("max", 1.0)):
+            latency[name] = None
+            wanted = math.ceil(total * share)
+            for bucket, count in counts:
+                wanted -= count
+                if wanted <= 0:
+                    latency[name] = _LEAST * math.exp((bucket + 0.5) * _STEP)
+                    break
+        return latency
+
+    def _labels(self, stats: CorrelatorStats) -> list[dict[str, Any]]:
+        by_label = self._correlator.stats_by_label()
+        names = list(LabelStats.__dataclass_fields__)
+        rest = {name: getattr(stats, name) for name in names}
+        for counts in by_label.values():
+            for name in names:
+                rest[name] -= getattr(counts, name)
+        rows = [{"label": label, **asdict(counts)} for label, counts in by_label.items()]
+        if rest["registered"]:
+            rows.append({"label": None, **rest})
+        return sorted(rows, key=lambda row: (-row["pending"], -row["registered"]))[:_LABELS]
+
+
+def _plain(request_id: Any) -> str:
+    """Return an id as text that can be shown."""
+    is_short = isinstance(request_id, str) and len(request_id) <= 200
+    return str(request_id) if is_short else shown(request_id)

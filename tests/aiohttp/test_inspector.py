@@ -1,0 +1,336 @@
+"""The inspector's server: who may look, what is told, and that nothing is left when nobody does."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+from aiohttp import ClientSession, web
+
+from correlator import Correlator
+from correlator.aiohttp import inspector
+from correlator.inspection import Inspection
+from correlator.transports import connect
+
+from ..clock import elapse
+from .serving import exchange, header_of, http_request, serving, status_of, until
+
+REQUEST = b"GET %b HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+
+
+def app_of(correlator, **options):
+    app = web.Application()
+    app.add_subapp("/inspector", inspector(correlator, **options))
+    return app
+
+
+async def get(served, path="/inspector/snapshot", **headers):
+    async with ClientSession() as session:
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        async with session.get(served.url(path), headers=named) as response:
+            return response.status, response.headers, await response.text()
+
+
+@pytest.fixture
+async def served(correlator):
+    async with serving(app_of(correlator)) as served:
+        yield served
+
+
+# -- who may look --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ["/inspector/", "/inspector/inspector.js", "/inspector/snapshot"])
+async def test_a_client_on_this_machine_may_look_and_every_answer_is_guarded(served, path):
+    status, headers, _ = await get(served, path)
+    assert status == 200
+    policy = headers["Content-Security-Policy"]
+    assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self'")
+    assert "unsafe" not in policy
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert headers["X-Frame-Options"] == "DENY"
+    assert headers["Cache-Control"] == "no-store"
+    assert headers["Referrer-Policy"] == "no-referrer"
+    assert "Access-Control-Allow-Origin" not in headers
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"X_Forwarded_For": "10.0.0.1"},
+        {"Forwarded": "for=10.0.0.1"},
+        {"Via": "1.1 proxy"},
+        {"Host": "evil.example"},
+        {"Host": "evil.example:8080"},
+        {"Host": "127.0.0.1.evil.example"},
+        {"Host": "10.1.2.3"},
+    ],
+)
+async def test_whoever_comes_by_a_proxy_or_by_another_name_is_refused(served, headers):
+    for path in ("/inspector/", "/inspector/snapshot", "/inspector/events"):
+        status, got, text = await get(served, path, **headers)
+        assert status == 403
+        assert got["Content-Type"].startswith("application/problem+json")
+        assert "authorize=" in json.loads(text)["detail"]
+
+
+@pytest.mark.parametrize(
+    "host", ["localhost", "localhost:80", "127.9.9.9", "[::1]:80", "LOCALHOST"]
+)
+async def test_the_names_of_this_machine_are_taken(served, host):
+    assert (await get(served, "/inspector/", Host=host))[0] == 200
+
+
+async def test_an_address_that_is_not_loopback_is_refused(correlator):
+    """As when the server is bound to all interfaces, and somebody comes by one of the others."""
+    app = app_of(correlator)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "0.0.0.0", 0)  # noqa: S104  # that is the point
+    await site.start()
+    port = runner.addresses[0][1]
+    own = await asyncio.get_running_loop().run_in_executor(None, _own_address)
+    if own is None:
+        pytest.skip("this machine has no address but loopback")
+    reader, writer = await asyncio.open_connection(own, port)
+    writer.write(
+        b"GET /inspector/snapshot HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    )
+    assert status_of(await reader.read()) == 403
+    writer.close()
+    await runner.cleanup()
+
+
+def _own_address():
+    import socket
+
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # sends nothing
+        except OSError:
+            return None
+        address = probe.getsockname()[0]
+    return None if address.startswith("127.") else address
+
+
+async def test_pages_of_other_sites_cannot_read_it(served):
+    for site in ("cross-site", "same-site"):
+        status, *_ = await get(served, Sec_Fetch_Site=site, Sec_Fetch_Dest="empty")
+        assert status == 403
+        status, *_ = await get(served, "/inspector/", Sec_Fetch_Site=site, Sec_Fetch_Dest="iframe")
+        assert status == 403
+    status, *_ = await get(
+        served, "/inspector/", Sec_Fetch_Site="cross-site", Sec_Fetch_Dest="document"
+    )
+    assert status == 200  # a link that was followed
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+async def test_authorize_is_asked_each_time_and_decides_alone(correlator, is_async):
+    def may(request):
+        return request.headers.get("Authorization") == "Bearer canary"
+
+    async def may_later(request):
+        return may(request)
+
+    async with serving(app_of(correlator, authorize=may_later if is_async else may)) as served:
+        for path in ("/inspector/", "/inspector/inspector.css", "/inspector/snapshot"):
+            status, _, text = await get(served, path)
+            assert status == 403
+            assert "canary" not in text
+            status, *_ = await get(
+                served, path, Authorization="Bearer canary", X_Forwarded_For="10.0.0.1"
+            )
+            assert status == 200
+
+
+async def test_authorize_may_answer_itself(correlator):
+    def may(_request):
+        raise web.HTTPUnauthorized(headers={"WWW-Authenticate": "Basic"})
+
+    async with serving(app_of(correlator, authorize=may)) as served:
+        status, headers, _ = await get(served)
+        assert (status, headers["WWW-Authenticate"]) == (401, "Basic")
+        assert headers["X-Frame-Options"] == "DENY"
+
+
+async def test_it_only_reads(served):
+    for method in ("POST", "PUT", "DELETE", "PATCH"):
+        answer = await exchange(served.port, http_request("/inspector/snapshot", method=method))
+        assert status_of(answer) in (403, 405)
+
+
+async def test_without_a_slash_it_leads_to_the_page(served):
+    answer = await exchange(served.port, REQUEST % b"/inspector")
+    assert status_of(answer) == 308
+    assert header_of(answer, "Location") == ["/inspector/"]
+
+
+@pytest.mark.parametrize("name", ["authorize", "replicas"])
+def test_an_argument_that_is_no_good_is_named(name):
+    with pytest.raises(TypeError, match=f"{name} must be callable"):
+        inspector(Correlator(), **{name: "yes"})
+    with pytest.raises(TypeError, match="correlator must be an instance of Correlator"):
+        inspector(None)
+
+
+# -- what is told --------------------------------------------------------------------------------
+
+
+async def test_a_snapshot_tells_what_stats_does_and_no_payload(correlator, served):
+    correlator.register("order-42", label="bank", context="canary", size=3)
+    correlator.register("order-43")
+    correlator.resolve("order-43", "canary")
+    correlator.resolve("order-43", "canary")
+    _, headers, text = await get(served)
+    assert headers["Content-Type"].startswith("application/json")
+    assert "canary" not in text
+    seen = json.loads(text)
+    stats = correlator.stats()
+    assert seen["name"] == "tested"
+    told = seen["stats"]
+    assert {name: told[name] for name in told if name != "oldest_age"} == {
+        name: getattr(stats, name) for name in told if name != "oldest_age"
+    }
+    (oldest,) = seen["oldest"]
+    assert (oldest["request_id"], oldest["label"], oldest["size"]) == ("order-42", "bank", 3)
+    assert [row["label"] for row in seen["labels"]] == ["bank", None]
+    assert seen["labels"][1]["resolved"] == 1
+    assert (seen["owner"], seen["replicas"]) == (None, [])
+    correlator.resolve("order-42", None)
+
+
+async def test_the_stream_tells_a_snapshot_a_second_and_what_happens_meanwhile(correlator, served):
+    async with ClientSession() as session, session.get(served.url("/inspector/events")) as response:
+        assert response.headers["Content-Type"].startswith("text/event-stream")
+        seen = []
+        while len(seen) < 2:
+            line = (await response.content.readline()).decode()
+            if line.startswith("data: "):
+                seen.append(json.loads(line[6:]))
+                for number in range(3):
+                    correlator.register(f"r{number}", label="x", reuse=True)
+                    correlator.resolve(f"r{number}", 1)
+                correlator.resolve("stranger", 1)
+            else:
+                assert line.strip() in ("", "event: snapshot") or line.startswith(":")
+    first, second = seen
+    assert second["time"] - first["time"] == pytest.approx(1.0, abs=0.5)
+    assert second["stats"]["resolved"] == 3
+    assert second["rates"]["resolved"] == pytest.approx(3.0, rel=0.5)
+    assert second["latency"]["count"] == 3
+    assert second["unmatched"][0]["disposition"] == "unknown"
+    assert second["unmatched"][0]["request_id"] == "stranger"
+
+
+async def test_when_nobody_looks_any_more_nothing_is_left(correlator, served):
+    tasks = asyncio.all_tasks()
+    for _ in range(2):
+        async with ClientSession() as session:
+            streams = [await session.get(served.url("/inspector/events")) for _ in range(3)]
+            await streams[0].content.readline()
+            assert len(correlator._observers) == 1
+            for stream in streams:
+                stream.close()
+        await until(lambda: not correlator._observers)
+        await until(lambda: {t.get_name() for t in asyncio.all_tasks() - tasks} <= set())
+
+
+async def test_so_many_may_look_at_once(served):
+    async with ClientSession() as session:
+        streams = [await session.get(served.url("/inspector/events")) for _ in range(16)]
+        assert {stream.status for stream in streams} == {200}
+        async with session.get(served.url("/inspector/events")) as refused:
+            assert refused.status == 503
+            assert refused.headers["Retry-After"] == "10"
+        for stream in streams:
+            stream.close()
+
+
+async def test_a_shutdown_ends_the_streams_at_once(correlator):
+    loop = asyncio.get_running_loop()
+    async with ClientSession() as session:
+        async with serving(app_of(correlator), shutdown_timeout=30.0) as served:
+            stream = await session.get(served.url("/inspector/events"))
+            await stream.content.readline()
+            began = loop.time()
+        assert loop.time() - began < 5.0
+        await stream.content.read()  # to its end
+    assert not correlator._observers
+
+
+async def test_replicas_stand_side_by_side():
+    async with Correlator(name="gateway") as one, Correlator(name="gateway") as two:
+        one.register("a")
+        two.register("b")
+        two.register("c")
+
+        def replicas_of(name):
+            return lambda own: connect("memory:inspected", own, replica=name)
+
+        async with (
+            serving(app_of(one, replicas=replicas_of("web_1"))) as served,
+            serving(app_of(two, replicas=replicas_of("web_2"))),
+            ClientSession() as session,
+            session.get(served.url("/inspector/events")) as response,
+        ):
+            async with asyncio.timeout(20):
+                while True:
+                    line = (await response.content.readline()).decode()
+                    if line.startswith("data: "):
+                        seen = json.loads(line[6:])
+                        if len(seen["replicas"]) == 2:
+                            break
+        own, other = seen["replicas"]
+        assert own["owner"] == seen["owner"]
+        assert own["owner"].startswith("web_1-")
+        assert (own["stats"]["pending"], own["seen_ago"]) == (1, 0.0)
+        assert other["owner"].startswith("web_2-")
+        assert other["stats"]["pending"] == 2
+        assert one.stats().registered == 1  # looking counts for nothing
+
+
+# -- the inspection, without a server --------------------------------------------------------------
+
+
+@pytest.mark.virtual_time
+async def test_percentiles_are_within_a_bucket_of_the_truth(correlator):
+    inspection = Inspection(correlator)
+    inspection.open()
+    for number in range(100):
+        pending = correlator.register()
+        await elapse(0.001 * (number + 1))
+        correlator.resolve(pending.request_id, 1)
+    latency = inspection.snapshot()["latency"]
+    inspection.close()
+    assert latency["count"] == 100
+    assert latency["p50"] == pytest.approx(0.050, rel=0.05)
+    assert latency["p90"] == pytest.approx(0.090, rel=0.05)
+    assert latency["p99"] == pytest.approx(0.099, rel=0.05)
+    assert latency["max"] == pytest.approx(0.100, rel=0.05)
+
+
+async def test_nothing_is_recorded_while_nobody_looks(correlator):
+    inspection = Inspection(correlator)
+    assert not correlator._observers
+    inspection.open()
+    inspection.open()
+    assert correlator._observers == (inspection,)
+    inspection.close()
+    assert correlator._observers == (inspection,)
+    inspection.close()
+    assert not correlator._observers
+
+
+async def test_what_is_told_is_bounded(correlator):
+    inspection = Inspection(correlator)
+    inspection.open()
+    for number in range(200):
+        correlator.register(("a tuple", number), label=f"label {number}")
+        correlator.resolve("x" * 5_000 + str(number), 1)
+    seen = inspection.snapshot()
+    assert (len(seen["oldest"]), len(seen["labels"]), len(seen["unmatched"])) == (20, 50, 50)
+    assert len(json.dumps(seen)) < 50_000
+    inspection.close()
+    await correlator.aclose()

@@ -44,12 +44,12 @@ nitpick_ignore_regex = [
     ("py:obj", r".*"),
     # Other people's names: without intersphinx there is nothing to link to.
     ("py:class", r"(aiohttp|collections|concurrent|contextlib|typing_extensions|yarl)\..*"),
-    ("py:class", r"(nats|redis)\..*"),
+    ("py:class", r"(asyncio|httpx|nats|opentelemetry|prometheus_client|redis|ssl)\..*"),
     ("py:exc", r"aiohttp\..*"),
     ("py:class", r"Webhook|web\.RouteDef"),
-    # Type variables, and a TypedDict that only spells out aiohttp's own arguments.
+    # Type variables, and TypedDicts that only spell out arguments.
     ("py:class", r"(.*\.)?[KV]"),
-    ("py:class", r".*\.RequestOptions"),
+    ("py:class", r".*\.(BrokerOptions|RequestOptions)"),
 ]
 
 

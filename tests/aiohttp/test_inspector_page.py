@@ -111,7 +111,7 @@ async def test_hostile_ids_labels_and_names_are_text(browser):
             opened(browser, str(served.url("/inspector/"))) as (page, seen),
         ):
             dialogs = []
-            page.on("dialog", dialogs.append)
+            page.on("dialog", lambda dialog: dialogs.append(dialog.message))
             await is_live(page)
             correlator.resolve(NASTY + "2", 1)
             await page.wait_for_selector("#unmatched tbody tr")

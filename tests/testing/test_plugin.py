@@ -44,6 +44,7 @@ def run(pytester, monkeypatch):
 
     # Whether this checkout is installed, with its entry points, does not matter.
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    monkeypatch.delenv("CI", raising=False)  # or pytest's summary says everything once more
     return run
 
 

@@ -133,14 +133,14 @@ except ImportError as error:
 def test_a_module_of_ours_that_is_missing_is_not_taken_for_the_web_framework():
     program = """
 import sys
-sys.modules["correlator.aiohttp.tokens"] = None
+sys.modules["correlator.aiohttp.bodies"] = None
 import correlator.aiohttp
 """
     done = subprocess.run(  # noqa: S603  # our own code
         [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60
     )
     assert "aiocorrelator[aiohttp]" not in done.stderr
-    assert "correlator.aiohttp.tokens" in done.stderr
+    assert "correlator.aiohttp.bodies" in done.stderr
 
 
 def test_the_core_loads_no_broker_and_no_web_framework():

@@ -36,7 +36,10 @@ async def test_the_laws_hold_through_fifty_faults_of_every_kind(server):
     assert report.requests >= REQUESTS
     assert report.faults.total() >= FAULTS
     assert len(report.faults) == 9, "each kind of fault has struck"
-    assert report.outcomes["reply"] > report.requests / 2, report.table()
+    # While the broker is down, those that are told to fail do so at once, again and again: how many
+    # they are says how long it was down in all, and nothing else.
+    tried = report.requests - report.outcomes["CorrelatorClosed"]
+    assert report.outcomes["reply"] > tried / 2, report.table()
 
 
 @pytest.mark.parametrize("broker", ["valkey", "rabbitmq"])

@@ -19,10 +19,12 @@ import time
 from pathlib import Path
 
 from aiohttp import ClientSession, ClientTimeout, DummyCookieJar, TCPConnector, web
+from prometheus_client import CollectorRegistry
 from yarl import URL
 
 from correlator import Correlator
 from correlator.aiohttp import CallbackReply
+from correlator.observers.prometheus import PrometheusObserver
 from correlator.observers.structlog import StructlogObserver
 from correlator.transports import MemoryReplyStore
 from examples.gateway import app as gateway
@@ -54,7 +56,7 @@ class LeakyClient:
         self._callback_url = callback_url
         self.futures = {}
 
-    async def request(self, method, url, *, data, headers, request_id=None, timeout=None):  # noqa: ARG002  # it keeps no time
+    async def request(self, method, url, *, data, headers, request_id=None, **_unused):
         request_id = request_id or secrets.token_urlsafe(16)
         future = self.futures[request_id] = asyncio.get_running_loop().create_future()
         headers = {**headers, "Callback-URL": f"{self._callback_url}/{request_id}"}
@@ -122,11 +124,13 @@ def make_bare_app(options, public_url, upstream):
 
 def make_gateway_app(options, public_url, upstream):
     """Make the gateway as ``python -m examples.gateway`` does."""
+    metrics = CollectorRegistry()
     correlator = Correlator(
         timeout=options.timeout,
         max_pending=options.max_pending,
-        observers=[StructlogObserver()],
+        observers=[StructlogObserver(), PrometheusObserver(metrics)],
         name="gateway",
+        track_origin=True,
     )
     return gateway.make_app(
         options,
@@ -134,6 +138,7 @@ def make_gateway_app(options, public_url, upstream):
         public_url=public_url,
         upstream=upstream,
         keys=[secrets.token_bytes(32)],
+        metrics=metrics,
     )
 
 

@@ -19,7 +19,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, Final
-from urllib.parse import SplitResult, unquote
+from urllib.parse import SplitResult
 
 from pamqp.commands import Basic, Confirm, Queue
 from pamqp.common import FieldTable
@@ -27,9 +27,10 @@ from typing_extensions import TypeVar
 
 from ..checks import check_instance, check_seconds
 from ..core import Correlator
+from .amqp_broker import Broker
 from .amqp_content import headers_of, message_of
 from .amqp_direct import DirectReplies
-from .amqp_link import Broker, Channel, Content, Link
+from .amqp_link import Channel, Content, Link
 from .amqp_taking import FIRST_DELAY, LAST_DELAY, TAG, Taker, bounded
 from .base import Transport
 from .message import TIMEOUT_HEADER, Message, check_destination
@@ -71,7 +72,7 @@ class AmqpTransport(Transport[V]):
         **options: Any,
     ) -> None:
         super().__init__(correlator, **options)
-        self._broker = _broker(url)
+        self._broker = Broker.at(url)
         self._secure = url.scheme == "amqps"
         check_destination(prefix, "prefix")
         if len(prefix) > _MAX_PREFIX:
@@ -318,22 +319,3 @@ class _Session:
             message = message_of(properties, content.body)
             self._transport._received_reply(properties.correlation_id, message)
         self.channel.acknowledge(content.tag)
-
-
-def _broker(url: SplitResult) -> Broker:
-    """Return where a URL leads. What is raised does not quote it: there may be a password in it."""
-    try:
-        port = url.port
-    except ValueError:
-        raise ValueError(
-            "url must have a number for a port, and what is special in its password as %.."
-        ) from None
-    if url.query or url.fragment:
-        raise ValueError("url must have no query and no fragment: options are arguments here")
-    return Broker(
-        host=url.hostname or "localhost",
-        port=port or (5671 if url.scheme == "amqps" else 5672),
-        user=unquote(url.username or "guest"),
-        password=unquote(url.password or "guest"),
-        vhost=unquote(url.path[1:]) or "/",
-    )

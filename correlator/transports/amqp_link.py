@@ -14,7 +14,7 @@ import ssl
 import struct
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final, cast
 
 from pamqp.base import Frame
@@ -27,8 +27,9 @@ from pamqp.header import ContentHeader, ProtocolHeader
 from pamqp.heartbeat import Heartbeat
 
 from ..errors import fresh
+from .amqp_broker import Broker
 
-__all__ = ["HEARTBEAT", "Broker", "Channel", "Content", "Link", "Refused"]
+__all__ = ["HEARTBEAT", "Channel", "Content", "Link", "Refused"]
 
 HEARTBEAT: Final = 4
 """Seconds; who hears nothing for twice as long takes the other side for dead."""
@@ -50,20 +51,6 @@ class Refused(ConnectionError):
     def __init__(self, code: int | None, text: str | None) -> None:
         super().__init__(f"{code} {text}")
         self.code = code
-
-
-@dataclass(frozen=True, slots=True)
-class Broker:
-    """Where a broker is, and who asks to be let in."""
-
-    host: str
-    port: int
-    user: str = field(repr=False)
-    password: str = field(repr=False)
-    vhost: str = "/"
-
-    def __str__(self) -> str:
-        return f"{self.host}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)

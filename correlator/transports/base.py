@@ -4,9 +4,6 @@ A replica has one reply address, which names it (the owner of its pendings) and 
 fresh random epoch). A request goes out with that address and its id; whoever answers sends to the
 address; the reader there resolves the id. No table of who owns what, no broadcast, and nothing is
 made for a request but its pending.
-
-What is sent is put into an outbox, which one task empties once a turn of the loop: what many
-callers send in one turn leaves as one write.
 """
 
 from __future__ import annotations
@@ -15,25 +12,22 @@ import asyncio
 import contextvars
 import logging
 import re
-import secrets
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager, suppress
 from types import TracebackType
-from typing import Any, ClassVar, Final, Generic, Literal, Self
+from typing import Any, Literal, Self
 
 from typing_extensions import TypeVar
 
 from ..checks import check_bound, check_callable, check_instance, check_owner, check_seconds
 from ..context import current_request_id
 from ..core import Correlator
-from ..errors import CorrelatorClosed, NoResponder, RequestRejected
+from ..errors import CorrelatorClosed
 from ..group import Group
 from ..ids import new_request_id
 from ..pending import RESOLVED
 from .message import (
-    ERROR_CODE_HEADER,
-    ERROR_HEADER,
     Message,
     check_destination,
     check_message,
@@ -41,9 +35,9 @@ from .message import (
     message_from,
     plain_message,
 )
-from .outgoing import Outbox, Outgoing
-from .serving import Dropped, Handler, Service, check_handler
-from .stats import TransportStats
+from .outgoing import Outgoing
+from .serving import Handler, Service, check_handler
+from .traffic import Traffic
 
 __all__ = ["Transport"]
 
@@ -51,22 +45,17 @@ V = TypeVar("V", default=Message)
 
 _log = logging.getLogger("correlator")
 
-_EPOCH = 16  # bytes
 _MAX_DESTINATIONS = 1000
 _REPLICA = re.compile(r"[A-Za-z0-9_]{1,31}")
 
 
-class Transport(ABC, Generic[V]):
+class Transport(Traffic[V]):
     """One replica's link to a broker. Made by `connect`, and used as an async context manager.
 
     Attributes:
         owner: names this replica, in this life, among all: 1 to 64 characters out of
             ``A-Z a-z 0-9 _ -``.
     """
-
-    error_header: ClassVar[str] = ERROR_HEADER
-    """The header that says that a reply is an error, and which."""
-    error_code_header: ClassVar[str] = ERROR_CODE_HEADER
 
     def __init__(
         self,
@@ -85,21 +74,12 @@ class Transport(ABC, Generic[V]):
             raise ValueError(f'on_disconnect must be "wait" or "fail", not {on_disconnect!r}')
         if decode is not None:
             check_callable("decode", decode)
-        self._correlator = correlator
-        self._decode = decode
-        self.replica: Final = replica
-        self.owner: Final = f"{replica}-{secrets.token_hex(_EPOCH)}"
+        super().__init__(correlator, replica=replica, decode=decode)
         self._fails = on_disconnect == "fail"
         self._fate: Group[str, V] | None = None  # of what is pending here, and ends together
-        self._state: Literal["new", "open", "closed"] = "new"
-        self._ready = asyncio.Event()
         self._destinations: set[str] = set()  # that were checked
-        self._outbox = Outbox()
-        self._sending: set[asyncio.Future[bool]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._services: set[Service] = set()
-        self._dropped = Dropped()
-        self._sent = self._received = self._malformed = self._forwarded = self._reconnects = 0
         self._was_ready = False
 
     # -- what a broker's module does -----------------------------------------------------------
@@ -111,13 +91,6 @@ class Transport(ABC, Generic[V]):
     @abstractmethod
     async def _shut(self) -> None:
         """Give back what is held at the broker, and disconnect. Called also if `_open` failed."""
-
-    @abstractmethod
-    async def _write(self, batch: list[Outgoing]) -> None:
-        """Send a batch, as one write. What it raises is what became of all of the batch.
-
-        Where only one of them cannot be sent, say so with `_unsent`. Tell each `sent` there is.
-        """
 
     @abstractmethod
     def _address_of(self, owner: str) -> str:
@@ -317,22 +290,6 @@ class Transport(ABC, Generic[V]):
         self._forwarded += reached
         return reached
 
-    def _send(self, address: str, request_id: str, message: Message) -> Coroutine[Any, Any, bool]:
-        """Send a reply, and tell whether it reached a place where somebody takes it."""
-        return self._send_out(Outgoing(address, request_id, message))
-
-    async def _send_out(self, outgoing: Outgoing) -> bool:
-        """Send something else than a request, and tell as `_send` does."""
-        sent: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        outgoing.sent = sent
-        self._sending.add(sent)
-        try:
-            self._put(outgoing)
-            return await sent
-        finally:
-            self._sending.discard(sent)
-            self._outbox.discard(outgoing)
-
     # -- answering -----------------------------------------------------------------------------
 
     def serve(
@@ -363,121 +320,7 @@ class Transport(ABC, Generic[V]):
         service = Service(destination, handler, concurrency, errors, self._dropped)
         return service.run(self._serve(destination, service), self._services)
 
-    # -- what is there to see ------------------------------------------------------------------
-
-    def stats(self) -> TransportStats:
-        """Return the counters of this moment."""
-        return TransportStats(
-            connected=self._ready.is_set(),
-            sent=self._sent,
-            received=self._received,
-            malformed=self._malformed,
-            forwarded=self._forwarded,
-            reconnects=self._reconnects,
-            expired=self._dropped.expired,
-            overflowed=self._dropped.overflowed,
-        )
-
-    def __repr__(self) -> str:
-        state = "connected" if self._ready.is_set() else self._state
-        # Without the URL, which may hold a password, and most of the epoch.
-        return f"<{type(self).__name__} {self.owner[:-24]}… {state}>"
-
-    # -- what broker's modules call --------------------------------------------------------------
-
-    def _received_reply(self, request_id: str, message: Message) -> None:
-        """Settle the request that a reply is for. Never raises."""
-        self._received += 1
-        headers = message.headers
-        code = headers.get(self.error_code_header) if headers else None
-        try:
-            if code is None and (not headers or self.error_header not in headers):
-                decode = self._decode
-                # Without one, V is Message.
-                reply: Any = message if decode is None else decode(message)
-                self._correlator.resolve(request_id, reply)
-            else:
-                self._reject(request_id, code, message)
-        except CorrelatorClosed:
-            pass
-        except Exception as error:
-            self._received_nonsense(error)
-
-    def _reject(self, request_id: str, code: str | None, message: Message) -> None:
-        """End a request with the error that its responder answered."""
-        # Its text stays in the reply: it is the other side's, and may hold what no log should.
-        known = f" {code}" if code and code.isascii() and code.isdigit() and len(code) < 6 else ""
-        error = RequestRejected(
-            f"the responder answered with an error{known}", request_id=request_id, reply=message
-        )
-        self._correlator.reject(request_id, error)
-
-    def _received_nonsense(self, error: Exception | str) -> None:
-        """A message is malformed: it costs itself, and is counted."""
-        self._malformed += 1
-        what = error if isinstance(error, str) else type(error).__name__
-        _log.warning("%r dropped a malformed message: %s", self, what)
-
-    def _no_responder(self, request_id: str) -> None:
-        """The broker says that nobody listens where that request was sent."""
-        error = NoResponder("nobody listens at the destination", request_id=request_id)
-        self._end(request_id, error)
-
-    def _unsent(self, outgoing: Outgoing, error: Exception) -> None:
-        """That could not be sent."""
-        if outgoing.sent is not None:
-            if not outgoing.sent.done():
-                outgoing.sent.set_exception(error)
-                outgoing.sent.exception()  # whoever waits gets it; nobody else need to hear of it
-            return
-        if outgoing.deadline is None:
-            _log.warning("%r could not send an answer: %s", self, type(error).__name__)
-            return
-        self._sent -= 1
-        rejected = RequestRejected(
-            f"the request could not be sent: {type(error).__name__}",
-            request_id=outgoing.request_id,
-        )
-        rejected.__cause__ = error
-        self._end(outgoing.request_id, rejected)
-
-    def _end(self, request_id: str, error: Exception) -> None:
-        if self._state == "open" and request_id in self._correlator:
-            self._correlator.reject(request_id, error)
-
-    # -- the outbox ----------------------------------------------------------------------------
-
-    def _put(self, outgoing: Outgoing) -> None:
-        self._check_open()  # also for who had to wait for a place meanwhile
-        self._outbox.put(outgoing)
-
-    async def _empty_outbox(self) -> None:
-        while self._state == "open":  # clients keep a cancellation to themselves now and then
-            await self._outbox.filled()
-            await self._ready.wait()
-            batch = [out for out in self._outbox.take() if self._is_wanted(out)]
-            self._sent += sum(out.deadline is not None for out in batch)
-            try:
-                await self._write(batch)
-            except Exception as error:
-                for out in batch:
-                    self._unsent(out, error)
-                    del out
-            del batch  # or it would hold what was sent last for as long as nothing is
-
-    def _is_wanted(self, outgoing: Outgoing) -> bool:
-        """Tell whether somebody still waits for what it brings: he may have to wake up yet."""
-        if outgoing.deadline is not None:
-            return outgoing.request_id in self._correlator
-        return outgoing.sent is None or not outgoing.sent.done()
-
     # -- checks --------------------------------------------------------------------------------
-
-    def _check_open(self) -> None:
-        if self._state != "open":
-            raise CorrelatorClosed(
-                f"{self!r} is not open: use it inside `async with connect(...) as transport:`"
-            )
 
     def _check_destination(self, destination: str) -> None:
         """Refuse what is no destination, and remember what is. Raises ValueError or TypeError."""

@@ -13,7 +13,8 @@ from pamqp.commands import Connection as OfConnection
 from pamqp.frame import marshal
 from pamqp.header import ContentHeader
 
-from correlator.transports.amqp_link import Broker, Channel, Link, Refused
+from correlator.transports.amqp_broker import Broker
+from correlator.transports.amqp_link import Channel, Link, Refused
 
 
 class Wire:

@@ -7,7 +7,7 @@ semantic conventions (https://opentelemetry.io/docs/specs/semconv/): seconds, ``
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterable
 from typing import Any
 
@@ -21,9 +21,9 @@ from opentelemetry.metrics import (
 )
 
 from ..checks import check_instance
-from ..errors import CorrelationError, shown
-from ..pending import Disposition, Outcome, Pending
-from .watched import Watched
+from ..errors import shown
+from ..pending import Outcome, Pending
+from .tally import Tally
 
 __all__ = ["DURATION_BUCKETS", "OpenTelemetryObserver"]
 
@@ -41,7 +41,7 @@ _ERROR_TYPES = {
 }
 
 
-class OpenTelemetryObserver:
+class OpenTelemetryObserver(Tally):
     """Counts and times what requests do, with OpenTelemetry.
 
     Give one to each correlator that is to be counted, or the same one to several on the same event
@@ -61,14 +61,11 @@ class OpenTelemetryObserver:
     """
 
     def __init__(self, meter_provider: MeterProvider | None = None) -> None:
+        super().__init__()
         if meter_provider is None:
             meter_provider = get_meter_provider()
         check_instance("meter_provider", meter_provider, MeterProvider)
-        self._watched = Watched()
         self._unrecorded: deque[tuple[float, str | None]] = deque()
-        self._ended = dict.fromkeys(Outcome, 0)
-        self._unmatched = dict.fromkeys(Disposition, 0)
-        self._refused: Counter[str] = Counter()
 
         meter = meter_provider.get_meter("correlator")
         self._duration = meter.create_histogram(
@@ -134,14 +131,6 @@ class OpenTelemetryObserver:
         else:
             self._record(pending.age, error_type)
 
-    def unmatched(self, request_id: Any, disposition: Disposition) -> None:  # noqa: ARG002
-        """Count a reply that found no pending."""
-        self._unmatched[disposition] += 1
-
-    def refused(self, error: CorrelationError) -> None:
-        """Count a refusal, by the class of the error."""
-        self._refused[type(error).__name__] += 1
-
     # -- what is observed, in a thread of the exporter's -----------------------------------------
 
     def _record(self, seconds: float, error_type: str | None) -> None:
@@ -159,8 +148,7 @@ class OpenTelemetryObserver:
         yield Observation(self._watched.holdings().oldest_age)
 
     def _observe_replies(self, _options: CallbackOptions) -> Iterable[Observation]:
-        matched = self._ended[Outcome.RESOLVED] + self._ended[Outcome.REJECTED]
-        for disposition, count in (self._unmatched | {Disposition.MATCHED: matched}).items():
+        for disposition, count in self._replies().items():
             yield Observation(count, {"correlator.disposition": disposition.value})
 
     def _observe_refused(self, _options: CallbackOptions) -> Iterable[Observation]:

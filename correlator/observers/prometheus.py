@@ -8,7 +8,6 @@ much, for they take a lock each time.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from typing import Any
@@ -23,9 +22,8 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from ..checks import check_instance
-from ..errors import CorrelationError
-from ..pending import Disposition, Outcome, Pending
-from .watched import Watched
+from ..pending import Pending
+from .tally import Tally
 
 __all__ = ["DURATION_BUCKETS", "PrometheusObserver"]
 
@@ -33,7 +31,7 @@ DURATION_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.
 """The upper bounds of the histogram's buckets, in seconds, if nothing else is said."""
 
 
-class PrometheusObserver(Collector):
+class PrometheusObserver(Tally, Collector):
     """Counts what requests do, for Prometheus.
 
     Give one to each correlator that is to be counted, or the same one to several on the same event
@@ -53,16 +51,13 @@ class PrometheusObserver(Collector):
     def __init__(
         self, registry: CollectorRegistry, *, buckets: Sequence[float] = DURATION_BUCKETS
     ) -> None:
+        super().__init__()
         check_instance("registry", registry, CollectorRegistry)
         self._bounds = [float(bound) for bound in buckets]
         if not self._bounds or self._bounds != sorted(set(self._bounds)):
             raise ValueError(f"buckets must be seconds that ascend, not {buckets!r}")
-        self._watched = Watched()
-        self._ended = dict.fromkeys(Outcome, 0)
         self._in_buckets = [0] * (len(self._bounds) + 1)
         self._seconds = 0.0
-        self._unmatched = dict.fromkeys(Disposition, 0)
-        self._refused: Counter[str] = Counter()
         registry.register(self)
 
     # -- the observer --------------------------------------------------------------------------
@@ -81,14 +76,6 @@ class PrometheusObserver(Collector):
         seconds = pending.age
         self._in_buckets[bisect_left(self._bounds, seconds)] += 1
         self._seconds += seconds
-
-    def unmatched(self, request_id: Any, disposition: Disposition) -> None:  # noqa: ARG002
-        """Count a reply that found no pending."""
-        self._unmatched[disposition] += 1
-
-    def refused(self, error: CorrelationError) -> None:
-        """Count a refusal, by the class of the error."""
-        self._refused[type(error).__name__] += 1
 
     # -- the collector -------------------------------------------------------------------------
 
@@ -119,8 +106,7 @@ class PrometheusObserver(Collector):
             "Replies that came, by what became of them.",
             labels=["disposition"],
         )
-        matched = self._ended[Outcome.RESOLVED] + self._ended[Outcome.REJECTED]
-        for disposition, count in (self._unmatched | {Disposition.MATCHED: matched}).items():
+        for disposition, count in self._replies().items():
             replies.add_metric([disposition], count)
         yield replies
 

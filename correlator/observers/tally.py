@@ -1,0 +1,35 @@
+"""Tally: what every observer of metrics counts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from ..errors import CorrelationError
+from ..pending import Disposition, Outcome
+from .watched import Watched
+
+__all__ = ["Tally"]
+
+
+class Tally:
+    """The part of an observer that counts. How a request ended is for whoever also times it."""
+
+    def __init__(self) -> None:
+        self._watched = Watched()
+        self._ended = dict.fromkeys(Outcome, 0)
+        self._unmatched = dict.fromkeys(Disposition, 0)
+        self._refused: Counter[str] = Counter()
+
+    def unmatched(self, request_id: Any, disposition: Disposition) -> None:  # noqa: ARG002  # no ids
+        """Count a reply that found no pending."""
+        self._unmatched[disposition] += 1
+
+    def refused(self, error: CorrelationError) -> None:
+        """Count a refusal, by the class of the error."""
+        self._refused[type(error).__name__] += 1
+
+    def _replies(self) -> dict[Disposition, int]:
+        """Return how many replies came, by what became of them."""
+        matched = self._ended[Outcome.RESOLVED] + self._ended[Outcome.REJECTED]
+        return self._unmatched | {Disposition.MATCHED: matched}

@@ -52,25 +52,24 @@ class _LeakWatch:
     def __init__(self) -> None:
         self._known: WeakSet[Correlator[Any, Any]] = WeakSet()
         self._closed: list[Pending[Any, Any]] = []  # that were pending when theirs was closed
-        self._enter, self._close = Correlator.__aenter__, Correlator.aclose
-        watch = self
+        self._patch = pytest.MonkeyPatch()
+        watch, enter, close = self, Correlator.__aenter__, Correlator.aclose
 
         async def enters(self: Correlator[Any, Any]) -> Correlator[Any, Any]:
             watch._known.add(self)
             self._tracked = 1.0
-            return await watch._enter(self)
+            return await enter(self)
 
         def closes(self: Correlator[Any, Any]) -> Awaitable[None]:
             watch._closed += self._store.values()
-            return watch._close(self)
+            return close(self)
 
-        Correlator.__aenter__ = enters  # type: ignore[method-assign,assignment]
-        Correlator.aclose = closes  # type: ignore[method-assign,assignment]
+        self._patch.setattr(Correlator, "__aenter__", enters)
+        self._patch.setattr(Correlator, "aclose", closes)
 
     def pytest_unconfigure(self) -> None:
         """Watch no more."""
-        Correlator.__aenter__ = self._enter  # type: ignore[method-assign]
-        Correlator.aclose = self._close  # type: ignore[method-assign]
+        self._patch.undo()
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, Any, Any]:

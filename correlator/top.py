@@ -8,6 +8,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from typing import Any, TypeAlias
 
 from aiohttp import (
@@ -31,7 +32,6 @@ Snapshot: TypeAlias = dict[str, Any]
 _MAX_EVENT = 2**20  # bytes
 _HISTORY = 120  # snapshots
 _AGAIN = 1.0  # seconds between two attempts to connect
-_SILENT = 5.0  # seconds without a snapshot after which the stream counts as lost
 
 
 class Failure(Exception):
@@ -111,9 +111,11 @@ class _Source:
 
     async def snapshot(self, session: ClientSession) -> Snapshot:
         """Return one snapshot."""
-        async for data in self._answer(session, "/snapshot", "application/json"):
-            return _parsed(data)
-        raise Failure(f"{self._shown} answered nothing")
+        async with self._answer(session, "/snapshot", "application/json") as response:
+            body = await response.content.read(_MAX_EVENT + 1)
+            while not response.content.at_eof() and len(body) <= _MAX_EVENT:
+                body += await response.content.read(_MAX_EVENT)
+        return _parsed(body)
 
     async def snapshots(self, session: ClientSession) -> AsyncIterator[Snapshot | str]:
         """Yield snapshots as they come, and why there is none when there is none.
@@ -124,9 +126,11 @@ class _Source:
         has_begun = False
         while True:
             try:
-                async for data in self._answer(session, "/events", "text/event-stream"):
-                    has_begun = True
-                    yield _parsed(data)
+                async with self._answer(session, "/events", "text/event-stream") as response:
+                    async for name, data in events_of(response.content.iter_any()):
+                        if name == "snapshot":
+                            has_begun = True
+                            yield _parsed(data)
                 why = "the stream has ended"
             except Failure as failure:
                 if not has_begun:
@@ -135,22 +139,15 @@ class _Source:
             yield why
             await asyncio.sleep(_AGAIN)
 
+    @asynccontextmanager
     async def _answer(
         self, session: ClientSession, path: str, content_type: str
-    ) -> AsyncIterator[bytes]:
-        """Yield what is answered: the whole, or the data of each event."""
+    ) -> AsyncIterator[ClientResponse]:
+        """Ask, and give what is answered, for the length of the block. Raises Failure."""
         try:
             async with session.get(self._url + path, allow_redirects=False) as response:
                 self._check(response, content_type)
-                if content_type == "application/json":
-                    body = await response.content.read(_MAX_EVENT + 1)
-                    while not response.content.at_eof() and len(body) <= _MAX_EVENT:
-                        body += await response.content.read(_MAX_EVENT)
-                    yield body
-                else:
-                    async for name, data in events_of(response.content.iter_any()):
-                        if name == "snapshot":
-                            yield data
+                yield response
         except (ClientError, OSError, ValueError) as error:
             raise Failure(f"{self._shown}: {_reason(error)}") from None
 
@@ -192,9 +189,8 @@ def _parsed(data: bytes) -> Snapshot:
 def _reason(error: Exception) -> str:
     if isinstance(error, TimeoutError):
         return "it does not answer in time"
-    if isinstance(
-        error, InvalidURL | NonHttpUrlClientError | ValueError
-    ):  # whose text may quote a password
+    # Their own text may quote a password.
+    if isinstance(error, InvalidURL | NonHttpUrlClientError | ValueError):
         return "it must begin with http:// or https://, and name a host"
     if isinstance(error, ClientConnectorError):
         return str(error).partition(" [")[0]

@@ -35,6 +35,11 @@ class Inspection:
         correlator: what is looked at.
     """
 
+    # From opening on: when this window of durations began; and when the last snapshot was, and of
+    # what.
+    _since: float
+    _last: tuple[float, CorrelatorStats]
+
     def __init__(self, correlator: Correlator[Any, Any]) -> None:
         self._correlator = correlator
         self._lookers = 0
@@ -42,8 +47,6 @@ class Inspection:
         # How many durations there are in each bucket, now and in the window before.
         self._now: Counter[int] = Counter()
         self._before: Counter[int] = Counter()
-        self._since = 0.0
-        self._last: tuple[float, CorrelatorStats] | None = None
 
     def open(self) -> None:
         """Begin to observe, if nobody looks yet."""
@@ -81,7 +84,7 @@ class Inspection:
     # -- what is seen --------------------------------------------------------------------------
 
     def snapshot(self) -> dict[str, Any]:
-        """Return this moment, as what JSON can hold. Rates are those since the last one."""
+        """Return this moment, as what JSON can hold, while it is open; rates since the last one."""
         correlator = self._correlator
         stats = correlator.stats()
         return {
@@ -103,7 +106,7 @@ class Inspection:
 
     def _rates(self, stats: CorrelatorStats) -> dict[str, float]:
         now = time.monotonic()
-        since, before = (now, stats) if self._last is None else self._last
+        since, before = self._last
         self._last = (now, stats)
         seconds = max(now - since, 1e-3)
         return {

@@ -336,8 +336,7 @@ class Ledger(Generic[K, V]):
 
     def _origin(self) -> Origin | None:
         """Return where the code is that called, for as large a share of calls as asked."""
-        # Which of them are in the sample is no secret.
-        return caller() if random() < self._tracked else None  # noqa: S311
+        return caller() if random() < self._tracked else None  # noqa: S311  # a sample, no secret
 
     def _unmatched(self, request_id: K) -> Disposition:
         disposition = self._remembered.disposition(request_id, self._time())

@@ -30,8 +30,8 @@ _NOT_YET: Final = object()
 
 def pack(*command: str | bytes | int) -> bytes:
     """Return a command as it goes over the wire."""
-    # Its stub says that it takes one argument, and that it returns anything.
-    packed: bytes = hiredis.pack_command(command)  # type: ignore[arg-type]
+    # Its stub says that it returns anything.
+    packed: bytes = hiredis.pack_command(command)  # type: ignore[arg-type]  # and: a tuple of one
     return packed
 
 

@@ -6,7 +6,7 @@ import asyncio
 import inspect
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import nats
@@ -297,11 +297,13 @@ async def test_nothing_goes_out_before_the_server_has_answered_to_the_new_subscr
         assert transport.stats().connected
 
 
-async def test_a_forward_that_is_under_way_when_the_connection_is_lost_is_told_at_once(nats_server):
+@asynccontextmanager
+async def a_forward_under_way(server):
+    """Give what forwards, and the proxy and the transport by which it does not get through."""
     async with (
-        Proxy(nats_server.port) as proxy,
+        Proxy(server.port) as proxy,
         Correlator() as correlator,
-        connect(through(proxy, nats_server), correlator) as transport,
+        connect(through(proxy, server), correlator) as transport,
     ):
         proxy.freeze()
         forwarding = asyncio.create_task(
@@ -310,31 +312,25 @@ async def test_a_forward_that_is_under_way_when_the_connection_is_lost_is_told_a
         async with asyncio.timeout(PATIENCE):
             while not transport._forwards:  # noqa: ASYNC110  # no event tells
                 await asyncio.sleep(0.005)
-            proxy.cut()
-            with pytest.raises(ConnectionError, match="the connection was lost"):
-                await forwarding
-            proxy.thaw()
+            yield forwarding, proxy, transport
+
+
+async def test_a_forward_that_is_under_way_when_the_connection_is_lost_is_told_at_once(nats_server):
+    async with a_forward_under_way(nats_server) as (forwarding, proxy, transport):
+        proxy.cut()
+        with pytest.raises(ConnectionError, match="the connection was lost"):
+            await forwarding
+        proxy.thaw()
         assert transport._forwards == {}
         assert transport.stats().forwarded == 0
 
 
 async def test_a_forward_that_is_under_way_when_the_client_gives_up_is_told_at_once(nats_server):
-    async with (
-        Proxy(nats_server.port) as proxy,
-        Correlator() as correlator,
-        connect(through(proxy, nats_server), correlator) as transport,
-    ):
-        proxy.freeze()
-        forwarding = asyncio.create_task(
-            transport.forward("replica-0", "0" * 32, Message(b"x"), timeout=PATIENCE)
-        )
-        async with asyncio.timeout(PATIENCE):
-            while not transport._forwards:  # noqa: ASYNC110  # no event tells
-                await asyncio.sleep(0.005)
-            await transport._nats._process_err("'some other error'")
-            with pytest.raises(ConnectionError, match="the connection was lost"):
-                await forwarding
-            proxy.thaw()
+    async with a_forward_under_way(nats_server) as (forwarding, proxy, transport):
+        await transport._nats._process_err("'some other error'")
+        with pytest.raises(ConnectionError, match="the connection was lost"):
+            await forwarding
+        proxy.thaw()
 
 
 @pytest.mark.parametrize("turns", range(30))

@@ -15,13 +15,14 @@ import contextlib
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 from sybil import Document, Sybil
 from sybil.parsers.myst import CodeBlockParser
+
+from .transports.server import free_ports
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -56,8 +57,9 @@ class Program:
         source = self.source
         if self.broker is not None and url is not None:
             source = source.replace(_BROKERS[self.broker], url)
-        for port in sorted(set(_PORT.findall(source))):
-            source = source.replace(port, str(_free_port()))
+        fixed = sorted(set(_PORT.findall(source)))
+        for port, free in zip(fixed, free_ports(len(fixed)), strict=True):
+            source = source.replace(port, str(free))
         return source
 
 
@@ -89,7 +91,7 @@ def run_tests(source: str, directory: Path) -> subprocess.CompletedProcess[str]:
     scope = "asyncio_default_fixture_loop_scope = function"
     (directory / "pytest.ini").write_text(f"[pytest]\nasyncio_mode = auto\n{scope}\n")
     plugins = ("-p", "pytest_asyncio.plugin", "-p", "correlator.testing.plugin")
-    return subprocess.run(  # noqa: S603
+    return subprocess.run(  # noqa: S603  # our own pages
         [sys.executable, "-m", "pytest", "-q", "-W", "error", *plugins, "."],
         cwd=directory,
         # Whether this checkout is installed, with its entry points, does not matter.
@@ -104,7 +106,7 @@ def run_tests(source: str, directory: Path) -> subprocess.CompletedProcess[str]:
 @contextlib.contextmanager
 def running(source: str):
     """Run a program that does not end, for the length of the block."""
-    with subprocess.Popen(  # noqa: S603
+    with subprocess.Popen(  # noqa: S603  # our own pages
         [*_PYTHON, "-c", source], cwd=ROOT, stderr=subprocess.PIPE, text=True
     ) as process:
         try:
@@ -118,9 +120,3 @@ def running(source: str):
 
 
 _PYTHON = [sys.executable, "-W", "error", "-X", "dev"]
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port

@@ -51,7 +51,7 @@ def test_a_program_that_serves_answers_where_the_page_says(program):
             assert time.monotonic() < until
             try:
                 url = f"http://127.0.0.1:{port}{program.serves}"
-                urllib.request.urlopen(url, timeout=10).close()  # noqa: S310
+                urllib.request.urlopen(url, timeout=10).close()  # noqa: S310  # http, to our own
                 break
             except urllib.error.HTTPError as answer:
                 answer.close()

@@ -66,7 +66,7 @@ async def test_headers_of_the_requests_own_stay(home, client):
 
 async def test_a_redirect_at_home_carries_them_with_what_is_left_then(home, client):
     async def slow(_request):
-        await asyncio.sleep(0.1)  # really
+        await asyncio.sleep(0.1)  # really: sockets know no other clock
         return await redirect(_request)
 
     home.redirect("/from", "/to")
@@ -100,7 +100,7 @@ async def test_the_next_request_starts_afresh(home, abroad, client):
 
 async def test_once_the_deadline_has_passed_nothing_is_sent(home, client):
     with request_scope("my-id", timeout=0.01):
-        await asyncio.sleep(0.02)  # really
+        await asyncio.sleep(0.02)  # really: until that has passed
         with pytest.raises(RequestTimeout):
             await client.get(str(home.url()))
     assert not home.seen

@@ -22,6 +22,7 @@ from correlator.aiohttp import inspector
 from correlator.top import events_of
 
 from .aiohttp.serving import serving, until
+from .transports.server import free_ports
 
 pytestmark = pytest.mark.asyncio(loop_factories=["asyncio"])  # the program has a loop of its own
 
@@ -83,7 +84,7 @@ def made_up(told):
             while True:
                 data = json.dumps(told)
                 await response.write(f"event: snapshot\r\ndata: {data}\r\n\r\n".encode())
-                await asyncio.sleep(0.1)
+                await asyncio.sleep(0.1)  # really: another process reads
         return response
 
     app = web.Application()
@@ -122,7 +123,7 @@ class Terminal:
         async with asyncio.timeout(30):
             while not re.search(pattern, self.text):
                 assert self.process.poll() is None, self.text
-                await asyncio.sleep(0.02)
+                await asyncio.sleep(0.02)  # really: another process draws
 
     @property
     def text(self):
@@ -191,7 +192,9 @@ async def test_ctrl_c_in_a_pipe_ends_it_well(number):
 # -- what can be wrong -----------------------------------------------------------------------------
 
 
-async def test_each_thing_that_is_wrong_is_said_in_a_line(correlator, unused_port):
+async def test_each_thing_that_is_wrong_is_said_in_a_line(correlator):
+    (unused_port,) = free_ports(1)
+
     async def elsewhere(_request):
         raise web.HTTPFound("http://192.0.2.1/")
 
@@ -357,14 +360,6 @@ async def test_a_stream_is_read_however_it_is_cut():
                 yield stream[start : start + size]
 
         assert [event async for event in events_of(parts())] == whole
-
-
-@pytest.fixture
-def unused_port():
-    import socket
-
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
 
 
 async def test_the_help_tells_all():

@@ -36,7 +36,7 @@ async def every_kind(correlator):
 
 
 async def at_random(correlator, steps, seed):
-    """Put it through so many random steps, in real time."""
+    """Put it through so many random steps, in virtual time."""
     dice = random.Random(seed)
     for step in range(steps):
         request_id = f"id-{dice.randrange(steps // 3)}"
@@ -52,4 +52,4 @@ async def at_random(correlator, steps, seed):
                 correlator.register(f"c{step}").cancel()
             else:
                 await asyncio.sleep(0)
-    await asyncio.sleep(0.1)  # really: until what had a short timeout has ended
+    await elapse(0.1)  # until what had a short timeout has ended

@@ -115,6 +115,7 @@ async def test_pending_replies_and_refusals_are_observed(exported):
         assert exported.values("correlator.reaper.restarts") == {(): 1}
 
 
+@virtual_time
 async def test_what_is_exported_equals_stats_after_a_random_life(exported):
     async with Correlator(
         observers=[OpenTelemetryObserver(exported.provider)], max_pending=100

@@ -75,6 +75,7 @@ async def test_durations_fall_into_their_buckets(registry):
     assert samples[f"{name}_sum",] == pytest.approx(10.0)
 
 
+@virtual_time
 async def test_what_is_scraped_equals_stats_after_a_random_life(registry):
     async with Correlator(
         observers=[PrometheusObserver(registry)], max_pending=100, name="canary"

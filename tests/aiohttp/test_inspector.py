@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import asdict
 
 import pytest
 from aiohttp import ClientSession, web
 
 from correlator import Correlator
-from correlator.aiohttp import inspector
+from correlator.aiohttp import inspecting, inspector
+from correlator.aiohttp.replicas import Replicas
 from correlator.inspection import Inspection
 from correlator.transports import connect
 
@@ -61,6 +63,10 @@ async def test_a_client_on_this_machine_may_look_and_every_answer_is_guarded(ser
         {"X_Forwarded_For": "10.0.0.1"},
         {"Forwarded": "for=10.0.0.1"},
         {"Via": "1.1 proxy"},
+        {"X_Forwarded_Proto": "https"},
+        {"x_forwarded_host": "localhost"},
+        {"X_Real_IP": "10.0.0.1"},
+        {"CF_Connecting_IP": "10.0.0.1"},
         {"Host": "evil.example"},
         {"Host": "evil.example:8080"},
         {"Host": "127.0.0.1.evil.example"},
@@ -73,6 +79,12 @@ async def test_whoever_comes_by_a_proxy_or_by_another_name_is_refused(served, he
         assert status == 403
         assert got["Content-Type"].startswith("application/problem+json")
         assert "authorize=" in json.loads(text)["detail"]
+
+
+async def test_what_is_older_than_http_1_1_is_taken_for_a_proxy(served):
+    """As nginx sends it on, by default, with nothing that tells where it is from."""
+    request = b"GET /inspector/snapshot HTTP/1.0\r\nHost: localhost:8080\r\n\r\n"
+    assert status_of(await exchange(served.port, request)) == 403
 
 
 @pytest.mark.parametrize(
@@ -153,6 +165,37 @@ async def test_authorize_may_answer_itself(correlator):
         status, headers, _ = await get(served)
         assert (status, headers["WWW-Authenticate"]) == (401, "Basic")
         assert headers["X-Frame-Options"] == "DENY"
+
+
+@pytest.mark.parametrize("answer", ["no", 1, None, object()])
+async def test_an_authorize_that_answers_neither_yes_nor_no_lets_nobody_in(
+    correlator, caplog, answer
+):
+    async with serving(app_of(correlator, authorize=lambda _request: answer)) as served:
+        assert (await get(served))[0] == 500
+    assert "authorize must return a bool, not one of" in caplog.text
+
+
+@pytest.mark.parametrize("refusal", [False, web.HTTPUnauthorized()])
+async def test_a_stream_ends_when_its_client_may_look_no_longer(correlator, monkeypatch, refusal):
+    monkeypatch.setattr(inspecting, "_CHECK_AGAIN", 0.5)
+    answers = [True, True, refusal]
+
+    def may(_request):
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    async with (
+        serving(app_of(correlator, authorize=may)) as served,
+        ClientSession() as session,
+        session.get(served.url("/inspector/events")) as stream,
+    ):
+        text = await stream.text()  # to its end
+    assert text.count("event: snapshot") == 1
+    assert not answers
+    assert not correlator._observers
 
 
 async def test_it_only_reads(served):
@@ -289,6 +332,65 @@ async def test_replicas_stand_side_by_side():
         assert other["owner"].startswith("web_2-")
         assert other["stats"]["pending"] == 2
         assert one.stats().registered == 1  # looking counts for nothing
+
+
+def told_by(owner="web_2-x", **stats):
+    return json.dumps({"owner": owner, "stats": {**asdict(Correlator().stats()), **stats}}).encode()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"",
+        b"no JSON: canary",
+        b"[]",
+        b"{}",
+        told_by(owner=""),
+        told_by(owner="<script>"),
+        told_by(owner=7),
+        told_by(pending="many"),
+        told_by(pending=True),
+        told_by(pending=None),
+        told_by(oldest_age=float("nan")),
+        told_by(late=float("inf")),
+        json.dumps({"owner": "web", "stats": "none"}).encode(),
+        told_by() + b" " * 5_000,
+        b"[" * 4_000,
+    ],
+)
+@pytest.mark.virtual_time
+async def test_a_replica_that_tells_nonsense_is_not_shown_and_the_next_is(answer, caplog):
+    answers = [answer, told_by()]
+
+    async def tell(_message):
+        return answers.pop(0) if answers else told_by()
+
+    replicas = Replicas(Correlator(name="odd"), lambda own: connect("memory:odd", own))
+    async with (
+        Correlator() as other,
+        connect("memory:odd", other) as link,
+        replicas.linked(),
+        link.serve("correlator.inspector.odd", tell),
+    ):
+        asking = asyncio.ensure_future(replicas.ask())
+        await until(lambda: len(replicas.rows({})) == 2)
+        asking.cancel()
+    assert caplog.text.count("was told nonsense") == 1
+    assert "canary" not in caplog.text
+
+
+@pytest.mark.virtual_time
+async def test_of_replicas_a_bounded_number_and_no_field_of_strangers_is_kept():
+    replicas = Replicas(Correlator(), lambda own: connect("memory:", own, replica="web"))
+    async with replicas.linked():
+        for number in range(1_000):
+            replicas._hear(told_by(f"web-{number}", surprise=1, pending=3))
+        rows = replicas.rows({})
+        assert len(rows) == 101
+        assert rows[1]["stats"]["pending"] == 3
+        assert "surprise" not in rows[1]["stats"]
+        await elapse(31.0)
+        assert [row["owner"] for row in replicas.rows({})] == [replicas.owner]
 
 
 # -- the inspection, without a server --------------------------------------------------------------

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeAlias
 
 from .checks import check_callable
-from .context import request_scope
+from .context import nothing_ambient, request_scope
 from .errors import CorrelationError
 from .headers import (
     DEADLINE_HEADER,
@@ -37,6 +37,7 @@ Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
 Application: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
+_SERVED = "correlator.served"  # in a scope: another of these is around the application
 # The messages that begin a response, and hold its headers.
 _BEGINS = {"http": "http.response.start", "websocket": "websocket.accept"}
 
@@ -50,6 +51,8 @@ class CorrelationMiddleware:
     deadline is the ambient one. The id goes on every response. An unhandled `CorrelationError`
     becomes a problem document (RFC 9457) with the error's status; after any other exception the
     client gets a 500 with the id on it, and the exception goes on to the server, which logs it.
+    What was ambient before counts for nothing: a server may run a request in the context of another
+    one (https://github.com/python/cpython/issues/140947). One within another does nothing.
 
     Put it around the application: ``app = CorrelationMiddleware(app)``. Within a framework's own
     list of middlewares it works too, but what the framework answers outside of it has no id.
@@ -84,7 +87,7 @@ class CorrelationMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
         begins = _BEGINS.get(scope["type"])
-        if begins is None:
+        if begins is None or _SERVED in scope:
             await self._app(scope, receive, send)
             return
         request_id = id_from(_sole(scope, self._header), self._new_id)
@@ -93,7 +96,9 @@ class CorrelationMiddleware:
         is_http = scope["type"] == "http"
         # Starlette puts itself there: if it has, it is around this, and answers crashes itself.
         is_outermost = "app" not in scope
-        with request_scope(request_id, timeout), _bound(request_id):
+        # In place, not in a copy: what is around this may read what the application leaves there.
+        scope[_SERVED] = True
+        with nothing_ambient(), request_scope(request_id, timeout), _bound(request_id):
             try:
                 await self._app(scope, receive, response.send)
             except CorrelationError as error:
@@ -105,7 +110,10 @@ class CorrelationMiddleware:
                     await response.replace(500, "Something went wrong here.", {})
                 await response.let_go()
                 raise
-            await response.let_go()
+            else:
+                await response.let_go()
+            finally:
+                scope.pop(_SERVED, None)
 
 
 class _Response:

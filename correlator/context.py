@@ -7,7 +7,8 @@ it for as long as it lives, and would keep the request alive with them.
 from __future__ import annotations
 
 import asyncio
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar, Token
 from typing import Any, NamedTuple
 
@@ -114,6 +115,16 @@ class _RequestScope(AbstractContextManager[None]):
     def __exit__(self, *exc_info: object) -> None:
         assert self._token is not None, "it was entered"
         leave(self._token)
+
+
+@contextmanager
+def nothing_ambient() -> Iterator[None]:
+    """Have no ambient id, deadline or pending, for the length of a block."""
+    token = ambient.set((None, _NO_DEADLINE, None))
+    try:
+        yield
+    finally:
+        leave(token)
 
 
 def enter_pending(request_id: Any, deadline: float) -> Token[Scope]:

@@ -66,6 +66,11 @@ async def stream(_request):
     return StreamingResponse(parts())
 
 
+async def read(request):
+    await request.body()
+    return PlainTextResponse(current_request_id())
+
+
 async def fail(_request):
     raise LookupError("canary")
 
@@ -84,6 +89,7 @@ def app_of(**options):
     routes = [
         Route("/", say_id),
         Route("/left", say_what_is_left),
+        Route("/read", read, methods=["POST"]),
         Route("/stream", stream),
         Route("/fail", fail),
         Route("/time-out", time_out),
@@ -186,6 +192,31 @@ async def test_every_answer_has_the_id_also_a_404_and_a_crash(port):
         status, headers, text = await get(port, path, X_Request_ID="my-id")
         assert (status, headers[HEADER]) == (expected, "my-id")
         assert "canary" not in text
+
+
+async def test_a_request_inherits_nothing_of_the_one_before_on_its_connection(port):
+    """After a body that the server had to hold back it runs in a context of that request.
+
+    See https://github.com/python/cpython/issues/140947.
+    """
+    async with ClientSession() as session:
+        url = f"http://127.0.0.1:{port}"
+        headers = {HEADER: "the-first", BUDGET: "900000"}
+        for _ in range(3):
+            async with session.post(f"{url}/read", data=b"x" * 500_000, headers=headers) as first:
+                assert await first.text() == "the-first"
+            async with session.get(f"{url}/left") as second:
+                assert await second.text() == "none"
+                assert second.headers[HEADER] != "the-first"
+
+
+async def test_a_second_one_within_leaves_everything_to_the_first():
+    ids = iter(["outer", "inner"])
+    inner = CorrelationMiddleware(Starlette(routes=[Route("/", say_id)]), new_id=lambda: next(ids))
+    async with served(CorrelationMiddleware(inner, new_id=lambda: next(ids))) as port:
+        _, headers, text = await get(port)
+    assert text == "outer"
+    assert headers.getall(HEADER) == ["outer"]
 
 
 async def test_a_thousand_clients_with_one_id_get_each_its_own_answer():

@@ -323,7 +323,8 @@ class Ledger(Generic[K, V]):
     # -- what the two are made of --------------------------------------------------------------
 
     def _register_ticket(self, ticket: Ticket[K, V]) -> Pending[K, V]:
-        return self._register(
+        return ticket.caller.run(
+            self._register,
             ticket.request_id,
             None,
             ticket.context,
@@ -371,7 +372,7 @@ class Ledger(Generic[K, V]):
         return refusals.closed(self.name, self._state, of)
 
     def _send_away(self, ticket: Ticket[K, V]) -> CorrelationError:
-        return self._refuse(self._closed(ticket))
+        return ticket.caller.run(self._refuse, self._closed(ticket))
 
     def _full(self, request_id: K | None, size: int) -> CapacityExceeded:
         return refusals.full(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Any, Generic
@@ -26,6 +27,7 @@ class Ticket(Generic[K, V]):
 
     __slots__ = (
         "answer",
+        "caller",
         "context",
         "correlation_id",
         "deadline",
@@ -57,6 +59,9 @@ class Ticket(Generic[K, V]):
         self.origin = origin
         self.deadline = deadline
         self.correlation_id = current_request_id()
+        # Whoever frees the place registers this one: in the context of the caller, since observers
+        # look there for his span and his log's variables.
+        self.caller = contextvars.copy_context()
         # The pending that was registered for him, or why none was: a result in either case, so
         # that nothing is left unretrieved when he leaves in the same turn.
         self.answer: asyncio.Future[Pending[K, V] | Exception] = (

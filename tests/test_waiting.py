@@ -1,6 +1,8 @@
 """At a bound: refusing, or waiting for a place, first come, first served."""
 
 import asyncio
+from contextlib import suppress
+from contextvars import ContextVar, copy_context
 
 import pytest
 
@@ -410,6 +412,42 @@ async def test_observers_hear_of_who_was_admitted_and_of_who_was_refused():
             ("registered", "a"),
             ("resolved", "a"),
         ]
+
+
+async def test_observers_hear_of_who_waited_in_his_own_context():
+    """Not in that of whoever freed the place: there are spans and variables for logs."""
+    who = ContextVar("who", default="nobody")
+    heard = []
+
+    class Listener:
+        def registered(self, _pending):
+            heard.append(("registered", who.get()))
+
+        def settled(self, _pending):
+            pass
+
+        def unmatched(self, _request_id, _disposition):
+            pass
+
+        def refused(self, _error):
+            heard.append(("refused", who.get()))
+
+    async with Correlator(max_pending=1, when_full="wait", observers=[Listener()]) as correlator:
+        first = correlator.register()
+        for name in ("waiter", "sent away"):
+            context = copy_context()
+            context.run(who.set, name)
+            asyncio.get_running_loop().create_task(swallow(correlator.correlate()), context=context)
+        await turns(3)
+        who.set("whoever settles")
+        first.cancel()
+        await turns(3)
+    assert heard == [("registered", "nobody"), ("registered", "waiter"), ("refused", "sent away")]
+
+
+async def swallow(awaitable):
+    with suppress(CorrelatorClosed):
+        await awaitable
 
 
 async def test_an_observer_may_free_the_place_of_who_was_just_admitted():

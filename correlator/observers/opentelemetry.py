@@ -7,7 +7,8 @@ semantic conventions (https://opentelemetry.io/docs/specs/semconv/): seconds, ``
 
 from __future__ import annotations
 
-from collections import deque
+import time
+from array import array
 from collections.abc import Iterable
 from typing import Any
 
@@ -30,7 +31,8 @@ __all__ = ["DURATION_BUCKETS", "OpenTelemetryObserver"]
 DURATION_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
 """The bounds that are advised for the histogram, in seconds: those of the conventions."""
 
-_MAX_UNRECORDED = 50_000  # durations that wait to be recorded: some 2 MB, and a seventh of a second
+_MAX_UNRECORDED = 250_000  # durations of a kind that wait to be recorded: 2 MB
+_AT_ONCE = 400  # of them, a millisecond's work; then the loop's thread may have its turn
 _NOBODYS = Context()
 
 # What makes a failure of it, in few words. A rejection has the class of its error.
@@ -50,8 +52,8 @@ class OpenTelemetryObserver(Tally):
         Correlator(observers=[OpenTelemetryObserver()])
 
     The SDK takes some microseconds to record one duration. So they are kept, and recorded when
-    metrics are collected, in the thread that does that. Of more than 50,000 between two collections
-    the rest is recorded at once.
+    metrics are collected, in the thread that does that. Of more than 250,000 of a kind between two
+    collections the rest is recorded at once.
 
     Args:
         meter_provider: where the instruments are made; by default the global one.
@@ -65,7 +67,7 @@ class OpenTelemetryObserver(Tally):
         if meter_provider is None:
             meter_provider = get_meter_provider()
         check_instance("meter_provider", meter_provider, MeterProvider)
-        self._unrecorded: deque[tuple[float, str | None]] = deque()
+        self._unrecorded: dict[str | None, array[float]] = {}  # by error type
 
         meter = meter_provider.get_meter("correlator")
         self._duration = meter.create_histogram(
@@ -126,8 +128,11 @@ class OpenTelemetryObserver(Tally):
         error_type = None
         if outcome is not Outcome.RESOLVED:
             error_type = _ERROR_TYPES.get(outcome) or type(pending._result).__name__
-        if len(self._unrecorded) < _MAX_UNRECORDED:
-            self._unrecorded.append((pending.age, error_type))
+        kept = self._unrecorded.get(error_type)
+        if kept is None:
+            kept = self._unrecorded[error_type] = array("d")
+        if len(kept) < _MAX_UNRECORDED:
+            kept.append(pending.age)
         else:
             self._record(pending.age, error_type)
 
@@ -140,8 +145,12 @@ class OpenTelemetryObserver(Tally):
 
     def _observe_pending(self, _options: CallbackOptions) -> Iterable[Observation]:
         # The first of the callbacks, and before any of them is exported: see the class.
-        for _ in range(len(self._unrecorded)):
-            self._record(*self._unrecorded.popleft())
+        for error_type, kept in self._unrecorded.copy().items():
+            # Meanwhile the loop's thread appends more, which may be taken in place of older ones.
+            for number in range(1, len(kept) + 1):
+                self._record(kept.pop(), error_type)
+                if number % _AT_ONCE == 0:
+                    time.sleep(0)
         yield Observation(self._watched.holdings().pending)
 
     def _observe_oldest(self, _options: CallbackOptions) -> Iterable[Observation]:

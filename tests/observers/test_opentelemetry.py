@@ -140,9 +140,9 @@ async def test_more_than_can_wait_is_recorded_at_once(exported, monkeypatch):
     async with Correlator(observers=[observer]) as correlator:
         for _ in range(25):
             correlator.register().cancel()
-        assert len(observer._unrecorded) == 10
+        assert len(observer._unrecorded["cancelled"]) == 10
         assert durations(exported)["cancelled"][0] == 25
-        assert not observer._unrecorded
+        assert not observer._unrecorded["cancelled"]
 
 
 async def test_an_export_in_a_thread_loses_nothing(exported):

@@ -27,7 +27,7 @@ NO_SECONDS = [
     (b"5", TypeError),
     ([], TypeError),
     (1j, TypeError),
-    (object(), TypeError),
+    (object, TypeError),
 ]
 NO_BOUND = [
     (0, ValueError),

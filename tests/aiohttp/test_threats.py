@@ -175,7 +175,9 @@ async def test_of_several_ids_none_is_taken(values):
     assert header_of(answer, HEADER) == ["made-here"]
 
 
-@pytest.mark.parametrize("valid", ["0", "a" * 128, "A.b_c-9", "..", new_request_id()])
+@pytest.mark.parametrize(
+    "valid", ["0", "a" * 128, "A.b_c-9", "..", pytest.param(new_request_id(), id="one of ours")]
+)
 async def test_a_valid_id_is_taken_as_it_is(valid):
     app = web.Application()
     setup(app, Correlator())

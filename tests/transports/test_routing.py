@@ -226,9 +226,9 @@ async def test_every_store_forgets_when_the_time_is_up(kept):
             await asyncio.sleep(0.05)  # really: a server's time cannot be moved
 
 
-@pytest.mark.parametrize("port", [_unused_port()])
 @pytest.mark.parametrize("scheme", ["nats", "valkey"])
-async def test_a_store_that_is_not_there_is_a_connection_error(scheme, port):
+async def test_a_store_that_is_not_there_is_a_connection_error(scheme):
+    port = _unused_port()
     with pytest.raises(ConnectionError) as caught:
         async with reply_store(f"{scheme}://user:canary@127.0.0.1:{port}") as store:
             await store.get("0" * 32)

@@ -43,6 +43,8 @@ class Inspection:
     def __init__(self, correlator: Correlator[Any, Any]) -> None:
         self._correlator = correlator
         self._lookers = 0
+        self._started = time.time()  # so that whoever looks sees that it is another process now
+        self._refusals: Counter[str] = Counter()
         self._unmatched: deque[tuple[float, str, Disposition]] = deque(maxlen=_UNMATCHED)
         # How many durations there are in each bucket, now and in the window before.
         self._now: Counter[int] = Counter()
@@ -79,7 +81,8 @@ class Inspection:
         self._unmatched.appendleft((time.time(), _plain(request_id), disposition))
 
     def refused(self, error: CorrelationError) -> None:
-        """Nothing: `stats` counts it."""
+        """Take note of why."""
+        self._refusals[type(error).__name__] += 1
 
     # -- what is seen --------------------------------------------------------------------------
 
@@ -90,8 +93,12 @@ class Inspection:
         return {
             "name": correlator.name,
             "time": time.time(),
+            "started": self._started,
+            "state": correlator._state,
+            "max_pending": correlator._max_pending,
             "stats": asdict(stats),
             "rates": self._rates(stats),
+            "refusals": dict(self._refusals),
             "latency": self._latency(),
             "labels": self._labels(stats),
             "oldest": [

@@ -11,8 +11,8 @@ import pytest
 from aiohttp import web
 from playwright.async_api import async_playwright
 
-from correlator import Correlator
-from correlator.aiohttp import inspector
+from correlator import CapacityExceeded, Correlator
+from correlator.aiohttp import inspecting, inspector
 from correlator.transports import connect
 
 from .serving import serving
@@ -90,7 +90,10 @@ async def test_the_page_shows_what_stats_says(correlator, browser):
             shown = await page.text_content(f'#counters [data-name="{name}"]')
             assert int(shown.replace(",", "")) == getattr(stats, name)
         rows = [await row.inner_text() for row in await page.query_selector_all("#labels tbody tr")]
-        assert [row.split()[:3] for row in rows] == [["post", "7", "7"], ["bank", "0", "1,234"]]
+        assert [row.split()[:4] for row in rows] == [
+            ["post", "7", "0", "0"],
+            ["bank", "0", "0", "1,234"],
+        ]
         oldest = await page.query_selector_all("#oldest tbody tr")
         assert len(oldest) == 7
         assert "order-0" in await oldest[0].inner_text()
@@ -132,8 +135,10 @@ async def test_the_stream_recovers_after_the_server_has_restarted(correlator, br
     async with opened(browser, f"http://127.0.0.1:{port}/inspector/") as (page, _):
         await is_live(page)
         await runner.cleanup()
-        await page.wait_for_selector('#status[data-state="stale"]', timeout=10_000)
+        # At once: sooner than a link that is only silent would be noticed.
+        await page.wait_for_selector('#status[data-state="stale"]', timeout=2_000)
         assert "stale: last heard" in await page.text_content("#status")
+        assert await page.title() == "stale – 0 pending – tested"
         runner = web.AppRunner(app_of(correlator))
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", port, reuse_address=True).start()
@@ -141,7 +146,75 @@ async def test_the_stream_recovers_after_the_server_has_restarted(correlator, br
         await page.wait_for_selector('#status[data-state="live"]', timeout=20_000)
         await page.wait_for_selector('#pending:text-is("1")')
         assert "after the restart" in await page.inner_text("#oldest")
+        # What nobody has seen is not drawn, and that it is another process now is.
+        await page.wait_for_selector("#pending:text-is('1')")
+        assert await page.text_content("#chart-pending text.restart") == "restarted"
+        assert await page.title() == "1 pending – tested"
     await runner.cleanup()
+    await correlator.aclose()
+
+
+async def test_before_it_knows_the_page_says_nothing_and_then_why_it_may_not_know(
+    correlator, browser, monkeypatch
+):
+    monkeypatch.setattr(inspecting, "_MAX_STREAMS", 0)
+    correlator.register("stuck", timeout=600.0)
+    async with (
+        serving(app_of(correlator)) as served,
+        opened(browser, str(served.url("/inspector/"))) as (page, _),
+    ):
+        await page.wait_for_selector('#status:has-text("503: Too many look already.")')
+        told = await page.inner_text("main")
+        for unknown in ("Nothing", "None", "Request"):
+            assert unknown not in told
+    await correlator.aclose()
+
+
+async def test_a_full_one_and_one_that_drains_say_so(browser):
+    async with Correlator(max_pending=2, timeout=600.0) as correlator:
+        correlator.register()
+        async with (
+            serving(app_of(correlator)) as served,
+            opened(browser, str(served.url("/inspector/"))) as (page, _),
+        ):
+            await is_live(page)
+            assert await texts(page, "pending", "bound") == ["1", "of 2"]
+            assert await page.query_selector("#pending-tile.bad") is None
+            assert not await page.is_visible("#condition")
+            correlator.register()
+            for _ in range(3):
+                with pytest.raises(CapacityExceeded):
+                    correlator.register()
+            await page.wait_for_selector("#pending-tile.bad")
+            assert await page.text_content("#refusals") == "CapacityExceeded 3"
+            draining = asyncio.ensure_future(correlator.drain(600.0))
+            await page.wait_for_selector("#condition:has-text('draining')")
+            await correlator.aclose()
+            await page.wait_for_selector("#condition:has-text('closed')")
+            await draining
+
+
+async def test_what_is_selected_stays_until_it_is_selected_no_more(correlator, browser):
+    """Or nobody could copy an id."""
+    correlator.register("first", timeout=600.0)
+    async with (
+        serving(app_of(correlator)) as served,
+        opened(browser, str(served.url("/inspector/"))) as (page, _),
+    ):
+        await is_live(page)
+        cell = "#oldest tbody td.code"
+        await page.evaluate(
+            "getSelection().selectAllChildren(document.querySelector('#oldest tbody td.code'))"
+        )
+        correlator.resolve("first", None)
+        correlator.register("second", timeout=600.0)
+        correlator.register("third", timeout=600.0)
+        await page.wait_for_selector('#pending:text-is("2")')
+        assert await page.text_content(cell) == "first"
+        assert await page.evaluate("getSelection().toString()") == "first"
+        await page.wait_for_selector(".held #oldest-title")
+        await page.evaluate("getSelection().removeAllRanges()")
+        await page.wait_for_selector(f'{cell}:text-is("second")')
     await correlator.aclose()
 
 

@@ -36,17 +36,18 @@ def propagation_hook(
     The hook raises `RequestTimeout`, and nothing is sent, once the ambient deadline has passed.
     """
     check_headers(header, deadline_header)
+    names = {name for name in (header, deadline_header) if name is not None}
 
     async def hook(request: httpx.Request) -> None:
         headers = ambient_headers(header, deadline_header)
         note: dict[str, Any] | None = request.extensions.get(_NOTE)
         if note is None:
-            own = {name for name in headers if name in request.headers}
+            own = {name for name in names if name in request.headers}
             note = {"origin": _origin(request.url), "at_home": True, "own": own}
             request.extensions = {**request.extensions, _NOTE: note}
         # Once it has left, it never gets them again, wherever it is led.
         note["at_home"] = note["at_home"] and note["origin"] == _origin(request.url)
-        for name in {header, deadline_header} - note["own"] - {None}:
+        for name in names - note["own"]:
             if note["at_home"] and name in headers:
                 request.headers[name] = headers[name]
             elif name in request.headers:  # that of the hop before

@@ -8,13 +8,13 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter, deque
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 from .core import Correlator
 from .errors import CorrelationError, shown
 from .labels import LabelStats
-from .pending import Disposition, Outcome, Pending
+from .pending import Disposition, Outcome, Pending, PendingInfo
 from .stats import CorrelatorStats
 
 __all__ = ["Inspection"]
@@ -25,6 +25,7 @@ _UNMATCHED = 50
 _WINDOW = 10.0  # seconds; percentiles are those of this window and the one before
 _STEP = math.log(1.05)  # a bucket of durations is so much wider than the one before, as a logarithm
 _LEAST = 1e-6  # seconds; shorter durations are all the same
+_OF_A_PENDING = tuple(field.name for field in fields(PendingInfo))
 _RATES = ("registered", *(outcome.value for outcome in Outcome), "refused")
 
 
@@ -47,15 +48,15 @@ class Inspection:
         self._refusals: Counter[str] = Counter()
         self._unmatched: deque[tuple[float, str, Disposition]] = deque(maxlen=_UNMATCHED)
         # How many durations there are in each bucket, now and in the window before.
-        self._now: Counter[int] = Counter()
-        self._before: Counter[int] = Counter()
+        self._this_window: Counter[int] = Counter()
+        self._last_window: Counter[int] = Counter()
 
     def open(self) -> None:
         """Begin to observe, if nobody looks yet."""
         self._lookers += 1
         if self._lookers == 1:
-            self._now.clear()
-            self._before.clear()
+            self._this_window.clear()
+            self._last_window.clear()
             self._since = time.monotonic()
             self._last = (self._since, self._correlator.stats())
             self._correlator.add_observer(self)
@@ -74,7 +75,7 @@ class Inspection:
     def settled(self, pending: Pending[Any, Any]) -> None:
         """Take note of how long an answer took."""
         if pending.outcome is Outcome.RESOLVED:
-            self._now[int(math.log(max(pending.age, _LEAST) / _LEAST) / _STEP)] += 1
+            self._this_window[int(math.log(max(pending.age, _LEAST) / _LEAST) / _STEP)] += 1
 
     def unmatched(self, request_id: Any, disposition: Disposition) -> None:
         """Take note of a reply that found nobody."""
@@ -102,7 +103,8 @@ class Inspection:
             "latency": self._latency(),
             "labels": self._labels(stats),
             "oldest": [
-                {**asdict(info), "request_id": _plain(info.request_id)}
+                {name: getattr(info, name) for name in _OF_A_PENDING}
+                | {"request_id": _plain(info.request_id)}
                 for info in correlator.pending(_OLDEST)
             ],
             "unmatched": [
@@ -125,10 +127,10 @@ class Inspection:
         now = time.monotonic()
         if now - self._since >= _WINDOW:
             is_next = now - self._since < 2 * _WINDOW
-            self._before = self._now if is_next else Counter()
-            self._now = Counter()
+            self._last_window = self._this_window if is_next else Counter()
+            self._this_window = Counter()
             self._since = now
-        counts = sorted((self._now + self._before).items())
+        counts = sorted((self._this_window + self._last_window).items())
         total = sum(count for _, count in counts)
         latency: dict[str, float | int | None] = {"count": total}
         for name, share in (("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("max", 1.0)):

@@ -235,12 +235,12 @@ class Ledger(Generic[K, V]):
             group._members.add(pending)
         if label is not None:
             self._labels.registered(label)
-        if self._tracked:
-            origin = self._origin() if queued is None else queued.origin
-            if origin is not None:
-                pending._origin = origin
         self._registered += 1
         try:
+            if self._tracked:
+                origin = self._origin() if queued is None else queued.origin
+                if origin is not None:
+                    pending._origin = origin
             if deadline < self._reaper.alarm_at:
                 self._reaper.advance()
             if self._observers:

@@ -13,13 +13,22 @@ Origin: TypeAlias = tuple[CodeType, int]
 
 # Whose frames stand between a user's line and ours, and tell nobody anything.
 _BETWEEN = {"correlator", "asyncio", "anyio", "aiohttp", "contextlib", "httpx", "httpcore"}
+# Where a loop runs a task, or is run (one that is not in Python has no frames). What stands above
+# asked for nothing.
+_LOOPS = {"asyncio.events", "asyncio.runners", "uvloop"}
 
 
 def caller() -> Origin | None:
-    """Return the innermost line that is neither ours nor a library's that we are hooked into."""
+    """Return the innermost line that is neither ours nor a library's that we are hooked into.
+
+    None if there is no such line in the task at hand, as where `Correlator.correlate` is the task.
+    """
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
-        if frame.f_globals.get("__name__", "").partition(".")[0] not in _BETWEEN:
+        module = str(frame.f_globals.get("__name__"))
+        if module in _LOOPS:
+            break
+        if module.partition(".")[0] not in _BETWEEN:
             return frame.f_code, frame.f_lineno
         frame = frame.f_back
     return None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import json
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -27,6 +28,8 @@ from .replicas import Connect, Replicas
 
 __all__ = ["inspector"]
 
+_log = logging.getLogger("correlator")
+
 _PAGE = Path(__file__).parent / "page"
 _FILES: Final = {
     "index.html": "text/html",
@@ -37,6 +40,7 @@ _FILES: Final = {
 _TICK = 1.0  # seconds between two snapshots
 _MAX_STREAMS = 16
 _CHECK_AGAIN = 60.0  # seconds after which it is asked again whether a stream may go on
+_OVER = "There is nothing to see any more."
 _HEADERS: Final = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
@@ -82,7 +86,9 @@ def inspector(
     @web.middleware
     async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         reason = await access.why_not(request)
-        return await handler(request) if reason is None else problem_response(403, reason)
+        if reason is not None:
+            return problem_response(403, reason)
+        return problem_response(503, _OVER) if feed.is_shut else await handler(request)
 
     async def link(_app: web.Application) -> AsyncIterator[None]:
         if others is None:
@@ -129,25 +135,30 @@ def _file_of(name: str) -> Handler:
 
 
 class _Feed:
-    """One snapshot a second, for all who look; none while nobody does."""
+    """One snapshot a second, for all who look; none while nobody does.
+
+    Attributes:
+        is_shut: whether there will be no more.
+    """
 
     def __init__(
         self, correlator: Correlator[Any, Any], access: Access, replicas: Replicas | None
     ) -> None:
+        self._name = correlator.name
         self._inspection = Inspection(correlator)
         self._access = access
         self._replicas = replicas
         self._streams = 0
         self._tasks: list[asyncio.Task[None]] = []
         self._next: asyncio.Future[str] | None = None
-        self._is_shut = False
+        self.is_shut = False
 
     async def snapshot(self, _request: web.Request) -> web.StreamResponse:
         """Answer with one snapshot, of the second that follows."""
         async with self._looking() as seen:
             data = await seen()
         if not data:
-            raise web.HTTPServiceUnavailable
+            return problem_response(503, _OVER)
         return web.Response(text=data, content_type="application/json")
 
     async def events(self, request: web.Request) -> web.StreamResponse:
@@ -179,8 +190,6 @@ class _Feed:
 
         That is empty when there will be no more.
         """
-        if self._is_shut:
-            raise web.HTTPServiceUnavailable
         self._streams += 1
         self._inspection.open()
         if self._streams == 1:
@@ -208,7 +217,7 @@ class _Feed:
 
     def shut(self) -> None:
         """End all streams."""
-        self._is_shut = True
+        self.is_shut = True
         self._stop()
 
     def _stop(self) -> None:
@@ -223,8 +232,14 @@ class _Feed:
         while True:
             await asyncio.sleep(_TICK)
             assert self._next is not None, "somebody looks"
+            try:
+                data = json.dumps(self._see(), ensure_ascii=True)
+            except Exception:
+                _log.exception("the inspector cannot show correlator %r", self._name)
+                self._stop()
+                return
             seen, self._next = self._next, loop.create_future()
-            seen.set_result(json.dumps(self._see(), ensure_ascii=True))
+            seen.set_result(data)
 
     def _see(self) -> dict[str, Any]:
         seen = self._inspection.snapshot()

@@ -77,11 +77,11 @@ class Replicas:
         async with (
             Correlator[str, Any](timeout=1.0, name="inspector") as own,
             self._connect(own) as link,
-            link.serve(self._destination, self._answer),
         ):
             self._link = link
             try:
-                yield
+                async with link.serve(self._destination, self._answer):
+                    yield
             finally:
                 self._link = None
 
@@ -97,8 +97,8 @@ class Replicas:
                 self._hear(reply.body)
             except CorrelationError:
                 continue  # the next may be there
-            except (ValueError, KeyError, TypeError, RecursionError) as error:
-                _log.warning("the inspector was told nonsense: %s", type(error).__name__)
+            except Exception as error:  # nonsense, or a link that is broken: the next may be better
+                _log.warning("the inspector got no answer: %s", type(error).__name__)
 
     def rows(self, stats: dict[str, Any]) -> list[dict[str, Any]]:
         """Return what is known of each replica: of this one, which comes first, `stats`."""

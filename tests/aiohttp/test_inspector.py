@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import asynccontextmanager
 from dataclasses import asdict
+from typing import ClassVar
 
 import pytest
 from aiohttp import ClientSession, web
@@ -16,7 +18,7 @@ from correlator.inspection import Inspection
 from correlator.transports import connect
 
 from ..clock import elapse
-from .serving import exchange, header_of, http_request, serving, status_of, until
+from .serving import exchange, header_of, serving, status_of, until
 
 REQUEST = b"GET %b HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 
@@ -199,9 +201,9 @@ async def test_a_stream_ends_when_its_client_may_look_no_longer(correlator, monk
 
 
 async def test_it_only_reads(served):
-    for method in ("POST", "PUT", "DELETE", "PATCH"):
-        answer = await exchange(served.port, http_request("/inspector/snapshot", method=method))
-        assert status_of(answer) in (403, 405)
+    for method in (b"POST", b"PUT", b"DELETE", b"PATCH"):
+        request = (REQUEST % b"/inspector/snapshot").replace(b"GET", method, 1)
+        assert status_of(await exchange(served.port, request)) == 405
 
 
 async def test_without_a_slash_it_leads_to_the_page(served):
@@ -375,7 +377,7 @@ async def test_a_replica_that_tells_nonsense_is_not_shown_and_the_next_is(answer
         asking = asyncio.ensure_future(replicas.ask())
         await until(lambda: len(replicas.rows({})) == 2)
         asking.cancel()
-    assert caplog.text.count("was told nonsense") == 1
+    assert caplog.text.count("the inspector got no answer") == 1
     assert "canary" not in caplog.text
 
 
@@ -391,6 +393,56 @@ async def test_of_replicas_a_bounded_number_and_no_field_of_strangers_is_kept():
         assert "surprise" not in rows[1]["stats"]
         await elapse(31.0)
         assert [row["owner"] for row in replicas.rows({})] == [replicas.owner]
+
+
+class Uncopied:
+    """An id that is no plain value."""
+
+    def __deepcopy__(self, _memo):
+        raise TypeError("canary")
+
+
+async def test_ids_of_any_kind_are_shown(correlator, served):
+    with correlator.register(Uncopied()):
+        status, _, text = await get(served)
+    assert status == 200
+    assert "Uncopied" in text
+
+
+async def test_a_correlator_that_cannot_be_shown_ends_what_shows_it_and_says_so(
+    correlator, served, caplog, monkeypatch
+):
+    monkeypatch.setattr(correlator, "stats_by_label", None)
+    status, _, text = await get(served)
+    assert status == 503
+    assert json.loads(text)["detail"] == "There is nothing to see any more."
+    assert "cannot show correlator 'tested'" in caplog.text
+    monkeypatch.undo()
+    assert (await get(served))[0] == 200
+
+
+async def test_a_replica_answers_from_before_it_asks_until_after():
+    """A broker may hand it a question as soon as it serves, and until it does no more."""
+
+    class Link:
+        owner = "web-1"
+        answers: ClassVar[list[bytes]] = []
+
+        @asynccontextmanager
+        async def serve(self, _destination, handler):
+            self.answers.append(await handler(None))
+            yield
+            self.answers.append(await handler(None))
+
+    @asynccontextmanager
+    async def link_of(_own):
+        yield Link()
+
+    replicas = Replicas(Correlator(), link_of)
+    async with replicas.linked():
+        assert replicas.owner == "web-1"
+    assert [json.loads(answer)["owner"] for answer in Link.answers] == ["web-1"] * 2
+    assert replicas.owner is None
 
 
 # -- the inspection, without a server --------------------------------------------------------------

@@ -19,9 +19,9 @@ help: ## Say what there is.
 run: $(VENV)/all ## Start the gateway with a simulated upstream. ARGS="--port 9000" sets options.
 	@exec $(BIN)/python -m examples.gateway $(ARGS)
 
-test: $(VENV)/test ## Run the whole test suite. ARGS="-k name" chooses.
+test: $(VENV)/test ## Run the whole test suite. ARGS="-k name" chooses, ARGS="-n 0" keeps it to one process.
 	@.ci/debian rabbitmq-server=rabbitmq-server chromium=chromium promtool=prometheus
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
 
 check: $(VENV)/check $(VENV)/docs ## Lint, type-check, check the floors, build the docs.
 	$(BIN)/ruff check .

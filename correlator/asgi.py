@@ -6,6 +6,7 @@ Starlette, FastAPI and whatever else speaks that, under any server.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeAlias
@@ -39,7 +40,7 @@ Application: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _SERVED = "correlator.served"  # in a scope: another of these is around the application
 # The messages that begin a response, and hold its headers.
-_BEGINS = {"http": "http.response.start", "websocket": "websocket.accept"}
+_BEGINS = {"http.response.start", "websocket.accept", "websocket.http.response.start"}
 
 
 class CorrelationMiddleware:
@@ -86,13 +87,12 @@ class CorrelationMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
-        begins = _BEGINS.get(scope["type"])
-        if begins is None or _SERVED in scope:
+        if scope["type"] not in ("http", "websocket") or _SERVED in scope:
             await self._app(scope, receive, send)
             return
         request_id = id_from(_sole(scope, self._header), self._new_id)
         timeout = None if self._deadline is None else timeout_from(_sole(scope, self._deadline))
-        response = _Response(send, begins, self._header, request_id.encode())
+        response = _Response(send, self._header, request_id.encode())
         is_http = scope["type"] == "http"
         # Starlette puts itself there: if it has, it is around this, and answers crashes itself.
         is_outermost = "app" not in scope
@@ -119,42 +119,42 @@ class CorrelationMiddleware:
 class _Response:
     """The response of one request on its way out: it gets the id.
 
-    A framework may have made a 500 of an error of ours, which it raises here all the same
-    (Starlette's outermost middleware does). So a 500 is held back until that is known.
+    A framework may make a 500 of an error of ours, and raise that all the same (Starlette's
+    outermost middleware does). So a 500 that is sent while such an error is handled is held back
+    until that is known.
     """
 
-    def __init__(self, send: Send, begins: str, header: bytes, request_id: bytes) -> None:
+    def __init__(self, send: Send, header: bytes, request_id: bytes) -> None:
         self._send = send
-        self._begins = begins
         self._field = (header, request_id)
         self.held: list[Message] = []
         self.has_left = False
 
     async def send(self, message: Message) -> None:
-        if message["type"] == self._begins:
+        if message["type"] in _BEGINS:
             others = [
                 (name, value)
                 for name, value in message.get("headers") or ()
                 if name.lower() != self._field[0]
             ]
             message = {**message, "headers": [*others, self._field]}
-            if message.get("status") == 500:
+            if message.get("status") == 500 and isinstance(sys.exc_info()[1], CorrelationError):
                 self.held.append(message)
                 return
+            self.has_left = True
         elif self.held:
             self.held.append(message)
             if not message.get("more_body", False):
                 return
             await self.let_go()
             return
-        self.has_left = True
         await self._send(message)
 
     async def let_go(self) -> None:
         """Send what was held back."""
         held, self.held = self.held, []
+        self.has_left = self.has_left or bool(held)
         for message in held:
-            self.has_left = True
             await self._send(message)
 
     async def replace(self, status: int, detail: str, headers: dict[str, str]) -> None:
@@ -166,7 +166,7 @@ class _Response:
         start = {"type": "http.response.start", "status": status, "headers": encoded}
         for message in (start, {"type": "http.response.body", "body": body}):
             await self.send(message)
-        await self.let_go()
+        await self.let_go()  # it is sent while an error of ours is handled, and may be a 500
 
 
 def _sole(scope: Scope, header: bytes) -> str | None:

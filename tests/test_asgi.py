@@ -289,6 +289,62 @@ async def test_a_websocket_gets_its_id_with_the_acceptance():
     assert seen == ["my-id"]
 
 
+async def test_a_websocket_that_is_denied_gets_its_id_with_the_response():
+    async def app(_scope, _receive, send):
+        await send({"type": "websocket.http.response.start", "status": 403, "headers": []})
+        await send({"type": "websocket.http.response.body"})
+
+    sent = await called(
+        CorrelationMiddleware(app), "websocket", headers=[(b"x-request-id", b"my-id")]
+    )
+    assert sent[0]["headers"] == [(b"x-request-id", b"my-id")]
+    assert "headers" not in sent[1]
+
+
+async def test_what_comes_before_the_response_is_not_yet_the_response():
+    async def app(_scope, _receive, send):
+        await send({"type": "http.response.early_hint", "links": []})
+        raise RequestTimeout("too late")
+
+    hint, start, _ = await called(CorrelationMiddleware(app))
+    assert hint == {"type": "http.response.early_hint", "links": []}
+    assert start["status"] == 504
+
+
+async def test_a_500_is_sent_at_once_whatever_goes_on_after_it():
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    async def app(_scope, _receive, send):
+        await send({"type": "http.response.start", "status": 500, "headers": []})
+        await send({"type": "http.response.body", "body": b"ours"})
+        assert len(sent) == 2
+        raise RequestTimeout("in a background task")
+
+    with pytest.raises(RequestTimeout):
+        await CorrelationMiddleware(app)({"type": "http", "headers": []}, None, send)
+    assert [message.get("body") for message in sent] == [None, b"ours"]
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+async def test_a_500_that_the_application_makes_of_an_error_itself_is_its_answer(parts):
+    async def app(_scope, _receive, send):
+        try:
+            raise RequestTimeout("too late")
+        except RequestTimeout:
+            await send({"type": "http.response.start", "status": 500, "headers": []})
+            for number in range(parts):
+                more = number + 1 < parts
+                body = {"type": "http.response.body", "body": b"ours", "more_body": more}
+                await send(body)
+
+    start, *bodies = await called(CorrelationMiddleware(app))
+    assert start["status"] == 500
+    assert [body["body"] for body in bodies] == [b"ours"] * parts
+
+
 async def test_other_scopes_pass_untouched():
     seen = []
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from correlator import Correlator, RequestTimeout, new_request_id
+from correlator import Correlator, new_request_id
 
 from .measuring import rss
 
@@ -99,7 +99,7 @@ async def _run(holder, load, group):
         request_id = new_request_id()
         if dice.random() >= load.unanswered:
             loop.call_later(dice.expovariate(1 / _ANSWERED_IN), holder.reply, request_id)
-        with suppress(TimeoutError, RequestTimeout):
+        with suppress(TimeoutError):
             await holder.request(request_id, dice.randbytes(_BODY))
 
     began, asked, looked = loop.time(), 0, -1.0
@@ -260,6 +260,10 @@ def main():
     for name in ("seconds", "rate", "timeout"):
         if not getattr(options, name) > 0:
             parser.error(f"--{name} must be above 0, not {getattr(options, name)}")
+    if options.seconds < 1:
+        parser.error(
+            f"--seconds must be at least 1, or there is nothing to draw, not {options.seconds}"
+        )
     if not 0 <= options.unanswered <= 1:
         parser.error(f"--unanswered must be from 0 to 1, not {options.unanswered}")
     fields = ("seconds", "rate", "unanswered", "timeout", "seed")

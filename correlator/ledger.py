@@ -286,7 +286,7 @@ class Ledger(Generic[K, V]):
 
         `result` is the response, or the error of a rejected or closed one. Everything that has
         to happen happens here, before anybody else runs; observers come last, since whatever
-        they do must find the work done.
+        they do must find the work done, but for letting in who waits for the place.
         """
         if pending._outcome is not None:
             return False

@@ -26,7 +26,10 @@ class Overview(Ledger[K, V]):
     """The part of `Correlator` that shows what the books say."""
 
     def stats(self) -> CorrelatorStats:
-        """Return the counters of this moment. Also before entering and after closing."""
+        """Return the counters of this moment. Also before entering and after closing.
+
+        Call it on the loop's thread.
+        """
         if self._thread == threading.get_ident():
             self._remembered.forget(self._time())
         oldest = self._store.oldest()
@@ -49,12 +52,19 @@ class Overview(Ledger[K, V]):
         """Return the counters of each label of this moment, those with most pending first.
 
         There are at most 1,000 labels; what comes under others is counted as ``"(other)"``.
-        Requests without a label are not here.
+        Requests without a label are not here. Call it on the loop's thread.
         """
         return self._labels.stats()
 
     def pending(self, limit: int | None = None) -> list[PendingInfo]:
-        """Return what is pending, oldest first, at most `limit` of it."""
+        """Return what is pending, oldest first, at most `limit` of it.
+
+        Call it on the loop's thread.
+
+        Raises:
+            TypeError: `limit` is no whole number.
+            ValueError: it is below 1.
+        """
         limit = len(self) if limit is None else min(check_bound("limit", limit), len(self))
         return [_info_of(pending) for pending in islice(self._store.values(), limit)]
 

@@ -22,10 +22,10 @@ from .checks import check_callable, check_owner, check_seconds
 __all__ = ["CallbackTokens", "VerifiedToken"]
 
 _VERSION = "v1"
-_MIN_KEY = 16  # bytes; RFC 2104 asks for as many as the hash has, and takes 16 as the least
+_MIN_KEY = 16  # bytes, our least; RFC 2104 section 3 advises as many as the hash has, 32
 _MAX_ID = 512  # characters of an encoded id
 _TOKEN = re.compile(
-    r"(v1\.([A-Za-z0-9_-]{0,64})"
+    rf"({_VERSION}\.([A-Za-z0-9_-]{{0,64}})"
     rf"\.([A-Za-z0-9_-]{{1,{_MAX_ID}}})\.([0-9]{{1,12}}))\.([A-Za-z0-9_-]{{43}})"
 )
 
@@ -62,7 +62,7 @@ class CallbackTokens:
     ) -> None:
         if isinstance(keys, bytes | str) or not isinstance(keys, Sequence):
             kind = type(keys).__name__  # not the value: it is a secret
-            raise TypeError(f"keys must be a list of keys, newest first, not a single {kind}")
+            raise TypeError(f"keys must be a list of keys, newest first, not {kind}")
         if not keys:
             raise ValueError("keys must hold at least one key, not none")
         check_callable("clock", clock)

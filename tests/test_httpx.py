@@ -57,8 +57,11 @@ async def test_outside_of_a_scope_nothing_is_added(home, client):
     assert BUDGET not in seen.headers
 
 
-async def test_headers_of_the_requests_own_stay(home, client):
-    with request_scope("my-id", timeout=2.0):
+@pytest.mark.parametrize(
+    "scope", [{}, {"request_id": "my-id"}, {"request_id": "my-id", "timeout": 2.0}]
+)
+async def test_headers_of_the_requests_own_stay_whatever_is_ambient(home, client, scope):
+    with request_scope(**scope):
         await client.get(str(home.url()), headers={HEADER: "own", BUDGET: "7"})
     (seen,) = home.seen
     assert (seen.headers[HEADER], seen.headers[BUDGET]) == ("own", "7")

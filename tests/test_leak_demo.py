@@ -59,7 +59,12 @@ def test_the_readmes_figures_are_those_of_its_picture():
 
 
 def test_a_load_that_is_none_is_refused():
-    for option, value in (("--rate", "0"), ("--seconds", "-1"), ("--unanswered", "2")):
+    for option, value in (
+        ("--rate", "0"),
+        ("--seconds", "-1"),
+        ("--seconds", "0.2"),
+        ("--unanswered", "2"),
+    ):
         done = run(option, value)
         assert done.returncode == 2
         assert f"{option} must be" in done.stderr

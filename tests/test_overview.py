@@ -117,6 +117,25 @@ async def test_it_is_the_line_that_awaits_correlate_and_not_one_of_ours():
         await asks()
 
 
+async def test_where_correlate_is_the_task_itself_there_is_no_line_to_blame():
+    """Not the one that runs the loop, which would be the same for all."""
+    async with Correlator(track_origin=True) as correlator:
+        task = asyncio.create_task(correlator.correlate())
+        await turns(2)
+        assert [info.origin for info in correlator.pending()] == [None]
+        task.cancel()
+        await turns(2)
+
+
+async def test_code_without_a_name_can_register():
+    async with Correlator(track_origin=True) as correlator:
+        code = compile("pending = correlator.register()", "made up", "exec")
+        exec(code, space := {"__name__": None, "correlator": correlator})  # noqa: S102  # our own
+        assert space["pending"].origin == "made up:1 in <module>"
+        space["pending"].cancel()
+        balanced(correlator)
+
+
 @pytest.mark.parametrize("track_origin", [False, 0.0])
 async def test_untracked_there_is_none(track_origin):
     async with Correlator(track_origin=track_origin) as correlator:

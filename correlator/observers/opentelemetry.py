@@ -29,7 +29,7 @@ from .tally import Tally
 __all__ = ["DURATION_BUCKETS", "OpenTelemetryObserver"]
 
 DURATION_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
-"""The bounds that are advised for the histogram, in seconds: those of the conventions."""
+"""The bounds that are advised for the histogram, in seconds, as the conventions have them."""
 
 _MAX_UNRECORDED = 250_000  # durations of a kind that wait to be recorded: 2 MB
 _AT_ONCE = 400  # of them, a millisecond's work; then the loop's thread may have its turn

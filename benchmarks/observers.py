@@ -83,7 +83,6 @@ async def main():
         us = statistics.median(values)
         whole = statistics.median(collected.get(name, values))
         print(f"{name:24} {us:7.2f} {us / base:6.2f} {whole / base:20.2f}")
-    print("asked: at most 1.5 x, and no more than dict + asyncio.timeout")
 
 
 if __name__ == "__main__":

@@ -136,6 +136,11 @@ def shown(request_id: object) -> str:
     return text if len(text) <= 140 else f"{text[:137]}..."
 
 
+def shown_seconds(seconds: float) -> str:
+    """Return a time for a message or a log line: three digits of it, or the whole seconds."""
+    return f"{seconds:.3g} s" if seconds < 1_000 else f"{seconds:.0f} s"
+
+
 def fresh(error: _E) -> _E:
     """Return a copy of `error` that nobody has raised yet, or itself if it cannot be copied.
 

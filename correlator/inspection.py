@@ -5,9 +5,11 @@ It observes only while somebody looks. A snapshot costs the same however many ar
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
 from collections import Counter, deque
+from collections.abc import Callable
 from dataclasses import asdict, fields
 from typing import Any
 
@@ -36,8 +38,9 @@ class Inspection:
         correlator: what is looked at.
     """
 
-    # From opening on: when this window of durations began; and when the last snapshot was, and of
-    # what.
+    # From opening on: the loop's clock; when this window of durations began; and when the last
+    # snapshot was, and of what.
+    _clock: Callable[[], float]
     _since: float
     _last: tuple[float, CorrelatorStats]
 
@@ -57,7 +60,8 @@ class Inspection:
         if self._lookers == 1:
             self._this_window.clear()
             self._last_window.clear()
-            self._since = time.monotonic()
+            self._clock = asyncio.get_running_loop().time
+            self._since = self._clock()
             self._last = (self._since, self._correlator.stats())
             self._correlator.add_observer(self)
 
@@ -114,7 +118,7 @@ class Inspection:
         }
 
     def _rates(self, stats: CorrelatorStats) -> dict[str, float]:
-        now = time.monotonic()
+        now = self._clock()
         since, before = self._last
         self._last = (now, stats)
         seconds = max(now - since, 1e-3)
@@ -124,7 +128,7 @@ class Inspection:
         }
 
     def _latency(self) -> dict[str, float | int | None]:
-        now = time.monotonic()
+        now = self._clock()
         if now - self._since >= _WINDOW:
             is_next = now - self._since < 2 * _WINDOW
             self._last_window = self._this_window if is_next else Counter()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, Self
 from typing_extensions import TypeVar
 
 from .context import Scope, enter_pending, leave
-from .errors import CorrelationError, RequestTimeout, fresh, shown
+from .errors import CorrelationError, RequestTimeout, fresh, shown, shown_seconds
 from .origin import Origin, shown_origin
 
 if TYPE_CHECKING:
@@ -241,8 +241,9 @@ class Pending(Generic[K, V]):
     def _error(self) -> Exception:
         """Return what to raise for an outcome that is not a response: a fresh object each time."""
         if self._outcome is Outcome.TIMED_OUT:
+            given = shown_seconds(self.timeout)
             return RequestTimeout(
-                f"request {shown(self.request_id)} got no response in {self.timeout:.3g} s",
+                f"request {shown(self.request_id)} got no response in {given}",
                 request_id=self.request_id,
                 age=self.age,
                 timeout=self.timeout,
@@ -260,5 +261,5 @@ class Pending(Generic[K, V]):
 
     def __repr__(self) -> str:
         # The context and the response stay out: they are the caller's, and may be secret.
-        state = self._outcome or f"pending, {self.remaining:.3g} s left"
-        return f"<Pending {shown(self.request_id)} {state}, age {self.age:.3g} s>"
+        state = self._outcome or f"pending, {shown_seconds(self.remaining)} left"
+        return f"<Pending {shown(self.request_id)} {state}, age {shown_seconds(self.age)}>"

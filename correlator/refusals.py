@@ -10,6 +10,7 @@ from .errors import (
     DuplicateRequest,
     RequestTimeout,
     shown,
+    shown_seconds,
 )
 from .pending import Pending
 
@@ -88,7 +89,7 @@ def duplicate(request_id: Any, settled_ago: float | None) -> DuplicateRequest:
     if settled_ago is None:
         state = "is pending already"
     else:
-        state = f"settled {settled_ago:.3g} s ago; pass reuse=True to use the id again"
+        state = f"settled {shown_seconds(settled_ago)} ago; pass reuse=True to use the id again"
     return DuplicateRequest(f"request {shown(request_id)} {state}", request_id=request_id)
 
 

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from .errors import CorrelationError, shown
+from .errors import CorrelationError, shown, shown_seconds
 from .pending import Disposition, Pending
 
 __all__ = ["Watch"]
@@ -84,10 +84,10 @@ class Watch:
             label = "" if oldest.label is None else f" labelled {oldest.label!r}"
             origin = "" if oldest.origin is None else f", registered at {oldest.origin}"
             _log.warning(
-                "the oldest of %d pending of correlator %r is %.3g s old: %s%s%s",
+                "the oldest of %d pending of correlator %r is %s old: %s%s%s",
                 self._count(),
                 self._name,
-                oldest.age,
+                shown_seconds(oldest.age),
                 shown(oldest.request_id),
                 label,
                 origin,

@@ -1,10 +1,13 @@
 """The public surface: what `correlator` exports, and that nothing leaks out by accident."""
 
 import dataclasses
+import importlib
 import inspect
 import subprocess
 import sys
 import types
+
+import pytest
 
 import correlator
 from correlator import Correlator, Group, Pending, transports
@@ -103,6 +106,37 @@ def test_the_public_methods_are_these():
         "name",
         "register",
     }
+
+
+@pytest.mark.parametrize(
+    ("module", "names"),
+    [
+        ("asgi", ["CorrelationMiddleware"]),
+        ("httpx", ["propagation_hook"]),
+        ("tokens", ["CallbackTokens", "VerifiedToken"]),
+        ("observers.structlog", ["StructlogObserver"]),
+        ("observers.prometheus", ["DURATION_BUCKETS", "PrometheusObserver"]),
+        ("observers.opentelemetry", ["DURATION_BUCKETS", "OpenTelemetryObserver"]),
+        (
+            "testing",
+            [
+                "Responder",
+                "Step",
+                "VirtualClock",
+                "assert_nothing_pending",
+                "delay",
+                "drop",
+                "duplicate",
+                "error",
+                "late",
+                "reply",
+                "virtual_time",
+            ],
+        ),
+    ],
+)
+def test_what_users_import_from_each_module_is_this(module, names):
+    assert sorted(importlib.import_module(f"correlator.{module}").__all__) == names
 
 
 def test_the_enums_are_these():

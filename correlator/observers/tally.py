@@ -5,11 +5,19 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from ..errors import CorrelationError
+from ..errors import (
+    CapacityExceeded,
+    CorrelationError,
+    CorrelatorClosed,
+    DuplicateRequest,
+    RequestTimeout,
+)
 from ..pending import Disposition, Outcome
 from .watched import Watched
 
 __all__ = ["Tally"]
+
+_REFUSALS = (CapacityExceeded, CorrelatorClosed, DuplicateRequest, RequestTimeout)
 
 
 class Tally:
@@ -19,7 +27,8 @@ class Tally:
         self._watched = Watched()
         self._ended = dict.fromkeys(Outcome, 0)
         self._unmatched = dict.fromkeys(Disposition, 0)
-        self._refused: Counter[str] = Counter()
+        # Each is there from the start: the rate of what was not there before is not seen.
+        self._refused = Counter({error.__name__: 0 for error in _REFUSALS})
 
     def unmatched(self, request_id: Any, disposition: Disposition) -> None:  # noqa: ARG002  # no ids
         """Count a reply that found no pending."""

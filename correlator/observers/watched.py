@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -43,7 +44,7 @@ class Watched:
         last: gives the one that was seen last, or None: a look there tells whether to call `see`.
     """
 
-    __slots__ = ("_all", "_restarts", "last")
+    __slots__ = ("_all", "_lock", "_restarts", "last")
 
     def __init__(self) -> None:
         self.last: Callable[[], Correlator[Any, Any] | None] = lambda: None
@@ -52,6 +53,7 @@ class Watched:
             weakref.WeakKeyDictionary()
         )
         self._restarts = 0
+        self._lock = threading.Lock()
 
     def see(self, correlator: Correlator[Any, Any]) -> None:
         """Take note of a correlator."""
@@ -64,8 +66,9 @@ class Watched:
         oldest_age = 0.0
         for correlator in _patiently(lambda: list(self._all)):
             stats = _patiently(correlator.stats)
-            self._restarts += stats.reaper_restarts - self._all.get(correlator, 0)
-            self._all[correlator] = stats.reaper_restarts
+            with self._lock:  # two may look at once, and a restart is counted once
+                self._restarts += stats.reaper_restarts - self._all.get(correlator, 0)
+                self._all[correlator] = stats.reaper_restarts
             pending += stats.pending
             pending_bytes += stats.pending_bytes
             waiting += stats.waiting

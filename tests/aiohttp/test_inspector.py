@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from typing import ClassVar
@@ -34,6 +35,12 @@ async def get(served, path="/inspector/snapshot", **headers):
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         async with session.get(served.url(path), headers=named) as response:
             return response.status, response.headers, await response.text()
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """Seconds are for people."""
+    monkeypatch.setattr(inspecting, "_TICK", 0.05)
 
 
 @pytest.fixture
@@ -99,14 +106,14 @@ async def test_the_names_of_this_machine_are_taken(served, host):
 async def test_an_address_that_is_not_loopback_is_refused(correlator):
     """As when the server is bound to all interfaces, and somebody comes by one of the others."""
     app = app_of(correlator)
+    own = await asyncio.to_thread(_own_address)
+    if own is None:
+        pytest.skip("this machine has no address but loopback")
     runner = web.AppRunner(app)
     await runner.setup()
     site = web.TCPSite(runner, "0.0.0.0", 0)  # noqa: S104  # that is the point
     await site.start()
     port = runner.addresses[0][1]
-    own = await asyncio.get_running_loop().run_in_executor(None, _own_address)
-    if own is None:
-        pytest.skip("this machine has no address but loopback")
     reader, writer = await asyncio.open_connection(own, port)
     writer.write(
         b"GET /inspector/snapshot HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
@@ -117,8 +124,6 @@ async def test_an_address_that_is_not_loopback_is_refused(correlator):
 
 
 def _own_address():
-    import socket
-
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect(("192.0.2.1", 9))  # sends nothing
@@ -180,7 +185,7 @@ async def test_an_authorize_that_answers_neither_yes_nor_no_lets_nobody_in(
 
 @pytest.mark.parametrize("refusal", [False, web.HTTPUnauthorized()])
 async def test_a_stream_ends_when_its_client_may_look_no_longer(correlator, monkeypatch, refusal):
-    monkeypatch.setattr(inspecting, "_CHECK_AGAIN", 0.5)
+    monkeypatch.setattr(inspecting, "_CHECK_AGAIN", 0.0)
     answers = [True, True, refusal]
 
     def may(_request):
@@ -246,7 +251,10 @@ async def test_a_snapshot_tells_what_stats_does_and_no_payload(correlator, serve
     correlator.resolve("order-42", None)
 
 
-async def test_the_stream_tells_a_snapshot_a_second_and_what_happens_meanwhile(correlator, served):
+async def test_the_stream_tells_a_snapshot_a_second_and_what_happens_meanwhile(
+    correlator, served, monkeypatch
+):
+    monkeypatch.setattr(inspecting, "_TICK", 1.0)  # really: the client has no other clock
     async with ClientSession() as session, session.get(served.url("/inspector/events")) as response:
         assert response.headers["Content-Type"].startswith("text/event-stream")
         seen = []
@@ -279,7 +287,7 @@ async def test_when_nobody_looks_any_more_nothing_is_left(correlator, served):
             for stream in streams:
                 stream.close()
         await until(lambda: not correlator._observers)
-        await until(lambda: {t.get_name() for t in asyncio.all_tasks() - tasks} <= set())
+        await until(lambda: not asyncio.all_tasks() - tasks)
 
 
 async def test_so_many_may_look_at_once(served):
@@ -463,6 +471,21 @@ async def test_percentiles_are_within_a_bucket_of_the_truth(correlator):
     assert latency["p90"] == pytest.approx(0.090, rel=0.05)
     assert latency["p99"] == pytest.approx(0.099, rel=0.05)
     assert latency["max"] == pytest.approx(0.100, rel=0.05)
+
+
+@pytest.mark.virtual_time
+async def test_percentiles_are_of_the_last_ten_to_twenty_seconds(correlator):
+    inspection = Inspection(correlator)
+    inspection.open()
+    with correlator.register() as pending:
+        correlator.resolve(pending.request_id, 1)
+    counts = []
+    for _ in range(4):
+        await elapse(5.0)
+        counts.append(inspection.snapshot()["latency"]["count"])
+    assert counts == [1, 1, 1, 0]
+    assert inspection.snapshot()["latency"]["max"] is None
+    inspection.close()
 
 
 async def test_nothing_is_recorded_while_nobody_looks(correlator):

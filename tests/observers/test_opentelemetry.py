@@ -107,6 +107,8 @@ async def test_pending_replies_and_refusals_are_observed(exported):
         assert exported.values("correlator.request.refused") == {
             ("DuplicateRequest",): 1,
             ("CapacityExceeded",): 1,
+            ("CorrelatorClosed",): 0,
+            ("RequestTimeout",): 0,
         }
         assert exported.values("correlator.reaper.restarts") == {(): 0}
         (reaper,) = (task for task in asyncio.all_tasks() if "reaper" in task.get_name())

@@ -9,6 +9,11 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Literal, assert_type
 
+import httpx
+from aiohttp import web
+from prometheus_client import CollectorRegistry
+from starlette.applications import Starlette
+
 from correlator import (
     CapacityExceeded,
     CorrelationError,
@@ -43,8 +48,26 @@ from correlator.aiohttp import (
     ReplyRouter,
     VerifiedToken,
     callback_route,
+    inspector,
 )
+from correlator.asgi import CorrelationMiddleware
+from correlator.httpx import propagation_hook
+from correlator.observers.opentelemetry import OpenTelemetryObserver
+from correlator.observers.prometheus import PrometheusObserver
 from correlator.observers.structlog import StructlogObserver
+from correlator.testing import (
+    Responder,
+    Step,
+    VirtualClock,
+    assert_nothing_pending,
+    delay,
+    drop,
+    duplicate,
+    error,
+    late,
+    reply,
+    virtual_time,
+)
 from correlator.transports import (
     Message,
     ReplyStore,
@@ -301,3 +324,44 @@ async def callbacks_at_any_replica() -> None:
         verified = tokens.verify(tokens.issue("id", 60.0, router.owner))
         assert_type(verified, VerifiedToken | None)
         callback_route(correlator, tokens=tokens, router=router)
+
+
+async def what_there_is_to_see(correlator: Correlator[str, bytes]) -> None:
+    assert_type(correlator.stats_by_label(), dict[str, LabelStats])
+    correlator.register(label="payments")
+    Correlator(track_origin=0.01, warn_after=10.0)
+    registry = CollectorRegistry()
+    observers: list[Observer] = [
+        PrometheusObserver(registry, buckets=(0.1, 1.0)),
+        OpenTelemetryObserver(),
+        StructlogObserver(),
+    ]
+    correlator.add_observer(observers[0])
+    correlator.remove_observer(observers[0])
+
+    async def may_look(request: web.Request) -> bool:
+        return request.secure
+
+    app = inspector(
+        correlator, authorize=may_look, replicas=lambda own: connect("memory:", own, replica="web")
+    )
+    assert_type(app, web.Application)
+    inspector(correlator, authorize=lambda request: request.secure)
+
+
+async def other_frameworks() -> None:
+    app = CorrelationMiddleware(Starlette(), deadline_header=None)
+    transport = httpx.ASGITransport(app)
+    hooks = {"request": [propagation_hook(header="X-Correlation-ID")]}
+    httpx.AsyncClient(transport=transport, event_hooks=hooks)
+
+
+async def tests(correlator: Correlator[str, bytes]) -> None:
+    with virtual_time() as clock:
+        assert_type(clock, VirtualClock)
+        assert_type(clock.now, float)
+    script: list[Step] = [reply(b"1"), delay(0.5, drop()), late(b"2", by=2.0), duplicate(b"3", 3)]
+    with Responder(correlator, *script, then=error(LookupError())) as responder:
+        await correlator.correlate(send=responder.send)
+        assert_type(responder.dispositions, list[Disposition])
+    assert_nothing_pending(correlator)

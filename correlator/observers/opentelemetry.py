@@ -12,14 +12,17 @@ from array import array
 from collections.abc import Iterable
 from typing import Any
 
-from opentelemetry import trace
-from opentelemetry.context import Context
-from opentelemetry.metrics import (
-    CallbackOptions,
-    MeterProvider,
-    Observation,
-    get_meter_provider,
-)
+try:
+    from opentelemetry import trace
+    from opentelemetry.context import Context
+    from opentelemetry.metrics import (
+        CallbackOptions,
+        MeterProvider,
+        Observation,
+        get_meter_provider,
+    )
+except ModuleNotFoundError as error:
+    raise ImportError("this needs the extra 'otel', as in aiocorrelator[otel]") from error
 
 from ..checks import check_instance
 from ..errors import shown
@@ -111,9 +114,7 @@ class OpenTelemetryObserver(Tally):
 
     def registered(self, pending: Pending[Any, Any]) -> None:
         """Put the id on the span at hand: ``messaging.message.conversation_id``."""
-        correlator = pending.correlator
-        if self._watched.last() is not correlator:
-            self._watched.see(correlator)
+        super().registered(pending)
         span = trace.get_current_span()
         if span is not trace.INVALID_SPAN and span.is_recording():
             request_id = pending.request_id

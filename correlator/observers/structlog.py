@@ -5,7 +5,10 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-import structlog
+try:
+    import structlog
+except ModuleNotFoundError as error:
+    raise ImportError("this needs the extra 'structlog', as in aiocorrelator[structlog]") from error
 
 from ..context import current_request_id
 from ..errors import CorrelationError, shown

@@ -12,7 +12,7 @@ from ..errors import (
     DuplicateRequest,
     RequestTimeout,
 )
-from ..pending import Disposition, Outcome
+from ..pending import Disposition, Outcome, Pending
 from .watched import Watched
 
 __all__ = ["Tally"]
@@ -29,6 +29,12 @@ class Tally:
         self._unmatched = dict.fromkeys(Disposition, 0)
         # Each is there from the start: the rate of what was not there before is not seen.
         self._refused = Counter({error.__name__: 0 for error in _REFUSALS})
+
+    def registered(self, pending: Pending[Any, Any]) -> None:
+        """Take note of whose request it is."""
+        correlator = pending.correlator
+        if self._watched.last() is not correlator:
+            self._watched.see(correlator)
 
     def unmatched(self, request_id: Any, disposition: Disposition) -> None:  # noqa: ARG002  # no ids
         """Count a reply that found no pending."""

@@ -67,7 +67,8 @@ class Correlator(Overview[K, V]):
         track_origin: whether each pending remembers the line of code that registered it: a bool, or
             the share of them that do, from 0.0 to 1.0.
         warn_after: seconds; when the oldest pending is older, a warning in the log names it, and
-            again after as long. None for no such warning.
+            again after as long. It speaks only of requests whose own timeout is longer than that:
+            at or above `timeout`, of those alone that ask for more. None for no such warning.
 
     Raises:
         TypeError: an argument is of the wrong type. The message names it and its value.

@@ -25,6 +25,20 @@ def test_there_are_programs_of_every_kind():
     assert any(each.answers for each in everything)
 
 
+@pytest.mark.parametrize(
+    ("page", "package"),
+    [
+        ("asgi.md", "starlette"),
+        ("asgi.md", "uvicorn"),
+        ("monitoring.md", "prometheus-client"),
+        ("monitoring.md", "opentelemetry-sdk"),
+    ],
+)
+def test_a_page_names_the_packages_that_its_programs_need(page, package):
+    text = " ".join((pages.ROOT / "docs" / page).read_text().split())
+    assert re.search(rf"(pip install [^`]*|brings `){package}`", text)
+
+
 @named(ENDING)
 def test_a_program_ends_well_and_prints_what_the_page_shows(program):
     done = pages.run(program.at(None))

@@ -139,6 +139,24 @@ def test_what_users_import_from_each_module_is_this(module, names):
     assert sorted(importlib.import_module(f"correlator.{module}").__all__) == names
 
 
+@pytest.mark.parametrize(
+    ("module", "missing", "extra"),
+    [
+        ("httpx", "httpx", "httpx"),
+        ("observers.structlog", "structlog", "structlog"),
+        ("observers.prometheus", "prometheus_client", "prometheus"),
+        ("observers.opentelemetry", "opentelemetry", "otel"),
+    ],
+)
+def test_without_what_a_module_needs_the_error_names_the_extra(module, missing, extra):
+    code = f"import sys; sys.modules['{missing}'] = None\nimport correlator.{module}"
+    done = subprocess.run(  # noqa: S603  # our own code
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    told = f"ImportError: this needs the extra '{extra}', as in aiocorrelator[{extra}]"
+    assert told in done.stderr
+
+
 def test_the_enums_are_these():
     assert {outcome.name: outcome.value for outcome in correlator.Outcome} == {
         "RESOLVED": "resolved",

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
 
 import httpx
 import pytest
@@ -125,11 +123,3 @@ async def test_the_deadline_may_be_left_out_and_names_are_checked(home):
     assert BUDGET not in seen.headers
     with pytest.raises(ValueError, match="header must be the name"):
         propagation_hook(header="a b")
-
-
-def test_without_httpx_the_error_names_the_extra():
-    code = "import sys; sys.modules['httpx'] = None\nimport correlator.httpx"
-    done = subprocess.run(  # noqa: S603  # our own code
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False
-    )
-    assert "ImportError: this needs the extra 'httpx', as in aiocorrelator[httpx]" in done.stderr

@@ -89,7 +89,7 @@ class OpenTelemetryObserver(Tally):
             "correlator.request.oldest",
             [self._observe_oldest],
             unit="s",
-            description="The age of the oldest of those.",
+            description="The age of the oldest that has not ended.",
         )
         meter.create_observable_counter(
             "correlator.replies",

@@ -12,14 +12,19 @@ from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from typing import Any
 
-from prometheus_client import CollectorRegistry
-from prometheus_client.core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-    Metric,
-)
-from prometheus_client.registry import Collector
+try:
+    from prometheus_client import CollectorRegistry
+    from prometheus_client.core import (
+        CounterMetricFamily,
+        GaugeMetricFamily,
+        HistogramMetricFamily,
+        Metric,
+    )
+    from prometheus_client.registry import Collector
+except ModuleNotFoundError as error:
+    raise ImportError(
+        "this needs the extra 'prometheus', as in aiocorrelator[prometheus]"
+    ) from error
 
 from ..checks import check_instance
 from ..pending import Pending
@@ -58,15 +63,15 @@ class PrometheusObserver(Tally, Collector):
             raise ValueError(f"buckets must be seconds that ascend, not {buckets!r}")
         self._in_buckets = [0] * (len(self._bounds) + 1)
         self._seconds = 0.0
-        registry.register(self)
+        try:
+            registry.register(self)
+        except ValueError as error:
+            raise ValueError(
+                "the registry has metrics of these names already: give one PrometheusObserver to "
+                "several correlators, or each observer a registry of its own"
+            ) from error
 
     # -- the observer --------------------------------------------------------------------------
-
-    def registered(self, pending: Pending[Any, Any]) -> None:
-        """Take note of whose request it is."""
-        correlator = pending.correlator
-        if self._watched.last() is not correlator:
-            self._watched.see(correlator)
 
     def settled(self, pending: Pending[Any, Any]) -> None:
         """Count how a request ended, and how long it took."""
@@ -120,9 +125,9 @@ class PrometheusObserver(Tally, Collector):
         holdings = self._watched.holdings()
         for name, text, value in (
             ("pending_requests", "Requests that have not ended.", holdings.pending),
-            ("pending_bytes", "The sizes of those, as declared.", holdings.pending_bytes),
+            ("pending_bytes", "Declared sizes of the pending requests.", holdings.pending_bytes),
             ("waiting_requests", "Callers that wait for a place.", holdings.waiting),
-            ("oldest_pending_seconds", "The age of the oldest of those.", holdings.oldest_age),
+            ("oldest_pending_seconds", "Age of the oldest pending request.", holdings.oldest_age),
         ):
             yield GaugeMetricFamily(f"correlator_{name}", text, value)
         yield CounterMetricFamily(

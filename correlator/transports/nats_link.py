@@ -13,6 +13,7 @@ import nats.errors
 from nats.aio.client import Client
 
 from .nats_reader import Reader, Take
+from .system_words import system_reason
 
 __all__ = ["PING", "End", "Link", "checked_url", "dial"]
 
@@ -137,9 +138,11 @@ async def dial(client: Link, url: SplitResult, **options: Any) -> None:
         ConnectionError: nobody is there, or it refuses us. The message has no secret in it.
     """
     said, again_at = "", 0.0
+    last: Exception | None = None
 
     async def on_error(error: Exception) -> None:
-        nonlocal said, again_at
+        nonlocal said, again_at, last
+        last = error
         # Of its errors only this one tells more by its text than by its class, and no secret.
         denied = "permissions violation" in str(error)
         what = str(error) if denied else type(error).__name__
@@ -163,17 +166,20 @@ async def dial(client: Link, url: SplitResult, **options: Any) -> None:
             await client.connect(**given)
     except (OSError, nats.errors.Error, TimeoutError) as error:
         client.abort()  # which it does not do by itself
+        why: Exception = error
+        if isinstance(error, nats.errors.NoServersError) and last is not None:
+            why = last  # the client's own says only that it gave up on the server
         # Without the client's own error, which may hold the URL.
         at = f"{url.hostname}:{url.port or _PORT}"
-        raise ConnectionError(f"could not connect to NATS at {at}: {_reason(error)}") from None
+        raise ConnectionError(f"could not connect to NATS at {at}: {_reason(why)}") from None
     client.options |= {"max_reconnect_attempts": -1, "allow_reconnect": True}
 
 
 def _reason(error: Exception) -> str:
-    """Return what went wrong, by its class, but where that tells nothing and the text no secret."""
+    """Return what went wrong: no error's own text but ours, for there may be a secret in it."""
     text = str(error).lower()
     if "authorization violation" in text:
         return "it refuses this user, or the password"
     if type(error) is ConnectionError:
         return str(error)  # ours, from above
-    return type(error).__name__
+    return system_reason(error)

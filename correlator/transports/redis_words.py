@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 import re
-import socket
-import ssl as tls
-from typing import Any, Final
+from typing import Final
 
 from redis.exceptions import RedisError, ResponseError
+
+from .system_words import system_reason
 
 __all__ = ["reason"]
 
@@ -31,16 +30,6 @@ _ANSWERS: Final = (
     ("ERR unknown command", "it does not know a command: it is older than 6.2"),
 )
 
-# In this order: some are kinds of others.
-_ERRORS: Final[tuple[tuple[Any, str], ...]] = (
-    (socket.gaierror, "there is no host of that name"),
-    (ConnectionRefusedError, "nobody listens there"),
-    (tls.SSLCertVerificationError, "its certificate is not valid here"),
-    (tls.SSLError, "it does not speak TLS as we do"),
-    (TimeoutError, "no answer in time"),
-    ((ConnectionResetError, BrokenPipeError), "the connection was closed"),
-)
-
 
 def reason(error: Exception) -> str:
     """Return what went wrong: never an error's own text, which may hold what was sent."""
@@ -50,15 +39,10 @@ def reason(error: Exception) -> str:
         error = error.__context__  # redis-py puts its own error over the system's
     if type(error) is ValueError:
         return str(error)  # ours too: of what is not sent
-    if isinstance(error, ResponseError):
-        text = str(error)
-        known = (words for begin, words in _ANSWERS if text.startswith(begin))
-        code = _CODE.match(text)
-        name = type(error).__name__ if code is None else code[0]
-    else:
-        if f"[Errno {errno.ECONNREFUSED}]" in str(error):  # asyncio's, of several addresses
-            error = ConnectionRefusedError()
-        name = type(error).__name__
-        known = (words for kind, words in _ERRORS if isinstance(error, kind))
-    words = next(known, "")
+    if not isinstance(error, ResponseError):
+        return system_reason(error)
+    text = str(error)
+    code = _CODE.match(text)
+    name = type(error).__name__ if code is None else code[0]
+    words = next((words for begin, words in _ANSWERS if text.startswith(begin)), "")
     return f"{words} ({name})" if words else name

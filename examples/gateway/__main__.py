@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
+import shlex
 import signal
 import sys
 from contextlib import AsyncExitStack
+from pathlib import Path
 
 import structlog
 from prometheus_client import CollectorRegistry
@@ -22,7 +24,7 @@ from correlator.transports import ReplyStore, reply_store
 from .app import READINESS, make_app
 from .logs import configure_logging
 from .options import Options, parse_options
-from .serving import address_of, listen, serve, tune_collector
+from .serving import address_of, listen, no_listener, serve, tune_collector
 from .upstream import Faults, Simulator, parse_faults
 
 _TRY = """\
@@ -34,7 +36,10 @@ Things to try:
   curl -i {url}/v1/jobs -H 'Content-Type: application/json' -H 'Prefer: wait=1' -d '{{}}'
   curl -i {url}/v1/jobs -H 'Content-Type: application/json' -H 'X-Request-ID: my-id' -d '{{}}'
   curl {url}/stats
-  {url}/inspector shows what is pending, live; so does python -m correlator top {url}/inspector
+  curl {url}/metrics
+  {python} -m correlator top {url}/inspector
+
+In a browser, {url}/inspector shows what is pending, live. Prometheus reads {url}/metrics.
 
 Ctrl-C or SIGTERM drains it: jobs under way finish, new ones get 503. A second one stops at once.
 """
@@ -80,7 +85,8 @@ async def run(options: Options, faults: Faults) -> None:
         stack.push_async_callback(runner.cleanup)
         tune_collector()
         shown = upstream.with_user(None).with_query(None)  # what may be a secret stays out
-        print(_TRY.format(url=address_of(listener), upstream=shown), flush=True)
+        url = address_of(listener)
+        print(_TRY.format(url=url, upstream=shown, python=this_python()), flush=True)
 
         name = await signalled.get()
         app[READINESS].ready = False
@@ -95,6 +101,12 @@ async def run(options: Options, faults: Faults) -> None:
         await correlator.aclose()
 
 
+def this_python() -> str:
+    """Return how a shell in this directory calls the interpreter that runs."""
+    python, here = Path(sys.executable), Path.cwd()
+    return shlex.quote(str(python.relative_to(here) if python.is_relative_to(here) else python))
+
+
 def main() -> None:
     """Parse the command line and run."""
     options = parse_options()
@@ -107,10 +119,7 @@ def main() -> None:
     except ImportError as error:
         sys.exit(str(error))
     except OSError as error:
-        sys.exit(
-            f"cannot listen on {options.host} port {options.port}: {error.strerror or error}; "
-            f"choose another with --port"
-        )
+        sys.exit(no_listener(options.host, options.port, error))
 
 
 if __name__ == "__main__":

@@ -276,15 +276,25 @@ async def _read_job(request: web.Request, options: Options) -> bytes:
         raise _BadJobError(408, "The body did not come in time.") from None
     except (web.RequestPayloadError, ClientPayloadError):
         raise _BadJobError(400, "The body could not be read.") from None
-    try:
-        job = json.loads(body.decode(), parse_constant=_no_number, parse_float=_finite)
-    except (ValueError, RecursionError):
-        raise _BadJobError(
-            400, "The body is not valid JSON in UTF-8, or its numbers or nesting go too far."
-        ) from None
-    if not isinstance(job, dict):
+    if not isinstance(_parsed(body), dict):
         raise _BadJobError(422, "A job is a JSON object.")
     return body
+
+
+def _parsed(body: bytes) -> object:
+    """Return what a body is as JSON. Raises `_BadJobError`, which says what is wrong with it."""
+    if not body.strip():
+        raise _BadJobError(400, "The body is empty.")
+    try:
+        return json.loads(body.decode(), parse_constant=_no_number, parse_float=_finite)
+    except UnicodeDecodeError as error:
+        raise _BadJobError(400, f"The body is not UTF-8 at byte {error.start}.") from None
+    except json.JSONDecodeError as error:
+        raise _BadJobError(400, f"The body is not JSON: {error}.") from None
+    except RecursionError:
+        raise _BadJobError(400, "The body is nested too deep.") from None
+    except ValueError:  # of `int`, which takes so many digits and no more
+        raise _BadJobError(400, "A number in the body is too large.") from None
 
 
 def _is_decoded(request: web.Request) -> bool:
@@ -298,12 +308,15 @@ def _is_decoded(request: web.Request) -> bool:
 
 
 def _no_number(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON (RFC 8259, section 6)")
+    # RFC 8259, section 6
+    raise _BadJobError(400, f"The body has the number {name}, which JSON has not.")
 
 
 def _finite(text: str) -> float:
     number = float(text)
-    return number if math.isfinite(number) else _no_number(text)
+    if not math.isfinite(number):
+        raise _BadJobError(400, "A number in the body is too large.")
+    return number
 
 
 def _result_response(result: Result) -> web.Response:

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from yarl import URL
 
 from correlator import Correlator
-from correlator.transports import connect
+from correlator.transports import SCHEMES, connect
 
 __all__ = ["Options", "parse_options"]
+
+_BROKERS = tuple(f"{scheme}:" for scheme in SCHEMES if scheme != "memory")  # other processes' too
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,13 +91,19 @@ def base_url(text: str) -> URL:
 
 
 def broker_url(text: str) -> str:
-    """Parse the URL of a broker. It may hold a password, so a bad one is not shown."""
+    """Parse the URL of a broker. It may hold a password, so a bad one is not shown with that."""
+    if not text.lower().startswith(_BROKERS):
+        _, at, shown = text.rpartition("@")
+        shown, query, _ = shown.partition("?")
+        shown = ("***@" if at else "") + shown + ("?***" if query else "")
+        raise argparse.ArgumentTypeError(
+            f"must be the URL of a broker that other processes reach, and begin with one of "
+            f"{' '.join(_BROKERS)}, not {shown!r:.100}"
+        )
     try:
         connect(text, Correlator())  # which looks at it, and does not yet connect
     except (ValueError, ImportError) as error:
         raise argparse.ArgumentTypeError(str(error)) from None
-    if text.startswith("memory:"):
-        raise argparse.ArgumentTypeError("must be a broker that other processes reach, not memory:")
     return text
 
 
@@ -171,8 +179,12 @@ def parse_options(arguments: list[str] | None = None) -> Options:
     given = {"public_url": None, **vars(parsed)}
     secrets = os.environ.get("GATEWAY_KEYS")
     keys = () if secrets is None else tuple(key.strip() for key in secrets.split(","))
-    if any(len(os.fsencode(key)) < 16 for key in keys):
-        parser.error("GATEWAY_KEYS must hold keys of at least 16 bytes each, separated by commas")
+    short = [str(at) for at, key in enumerate(keys, 1) if len(os.fsencode(key)) < 16]
+    if short:
+        parser.error(
+            f"GATEWAY_KEYS must hold keys of at least 16 bytes each, separated by commas; "
+            f"too short: number {', '.join(short)} of {len(keys)}"
+        )
     if given["broker"] and not keys:
         parser.error("--broker needs GATEWAY_KEYS: replicas must share the keys of callbacks")
     if given["simulator"] and given["upstream"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import socket
 
@@ -10,7 +11,7 @@ from aiohttp.web_request import BaseRequest
 
 from correlator.aiohttp import problem_response
 
-__all__ = ["address_of", "listen", "serve", "tune_collector"]
+__all__ = ["address_of", "listen", "no_listener", "serve", "tune_collector"]
 
 
 class _Protocol(web.RequestHandler):
@@ -61,6 +62,13 @@ def listen(host: str, port: int) -> socket.socket:
     """Return a socket that listens there; port 0 takes a free one. Raises OSError."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     return socket.create_server((host, port), family=family, backlog=1024)
+
+
+def no_listener(host: str, port: int, error: OSError) -> str:
+    """Say in one line why nothing listens there, and which option cures that."""
+    words = (error.strerror or str(error)).partition(" (while ")[0]  # Python adds the address
+    option = "--port" if error.errno in (errno.EADDRINUSE, errno.EACCES) else "--host"
+    return f"cannot listen on {host} port {port}: {words}; choose another with {option}"
 
 
 def address_of(listener: socket.socket) -> str:

@@ -18,7 +18,7 @@ from correlator import is_valid_request_id
 
 from .logs import configure_logging
 from .options import host, http_url, seconds, whole
-from .serving import address_of, listen, serve
+from .serving import address_of, listen, no_listener, serve
 
 __all__ = ["Faults", "Simulator", "parse_faults"]
 
@@ -177,7 +177,7 @@ async def main() -> None:
     try:
         listener = listen(given.host, given.port)
     except OSError as error:
-        sys.exit(f"cannot listen on {given.host} port {given.port}: {error.strerror}")
+        sys.exit(no_listener(given.host, given.port, error))
     runner = await serve(Simulator(faults).make_app(), listener)
     print(json.dumps({"upstream": address_of(listener), "faults": str(faults)}), flush=True)
     try:

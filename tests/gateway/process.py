@@ -19,18 +19,20 @@ _LISTENS = re.compile(r"The gateway listens on (http://\S+), its upstream is (ht
 _PATIENCE = 20.0  # seconds for what takes well under one, on a machine that is busy
 
 
-def _command(arguments: tuple[str, ...]) -> list[str]:
-    return [sys.executable, "-W", "error", "-m", "examples.gateway", *arguments]
+def _command(arguments: tuple[str, ...], module: str = "examples.gateway") -> list[str]:
+    return [sys.executable, "-W", "error", "-m", module, *arguments]
 
 
 def _environment(extra: dict[str, str]) -> dict[str, str]:
     return {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONASYNCIODEBUG": "", **extra}
 
 
-def run_to_end(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run the gateway with options that it refuses."""
+def run_to_end(
+    *arguments: str, module: str = "examples.gateway", **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run the gateway, or its simulator, with options that it refuses."""
     return subprocess.run(  # noqa: S603  # our own code
-        _command(arguments),
+        _command(arguments, module),
         cwd=ROOT,
         env=_environment(environment),
         capture_output=True,

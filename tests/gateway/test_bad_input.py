@@ -124,6 +124,32 @@ async def test_what_is_not_json_is_a_400(unmoved, what):
     assert answer.is_problem(400)
 
 
+SAID = {
+    "empty": "The body is empty.",
+    "no UTF-8": "The body is not UTF-8 at byte 7.",
+    "single quotes": "line 1 column 2 (char 1).",
+    "two of them": "The body is not JSON: Extra data: line 1 column 3 (char 2).",
+    "NaN": "The body has the number NaN, which JSON has not.",
+    "minus Infinity": "The body has the number -Infinity, which JSON has not.",
+    "a number beyond all bounds": "A number in the body is too large.",
+    "an endless integer": "A number in the body is too large.",
+    "nested too deep": "The body is nested too deep.",
+}
+
+
+@pytest.mark.parametrize("what", SAID)
+async def test_a_400_says_what_is_wrong_with_the_body(unmoved, what):
+    answer = await exchange(unmoved.gateway, job_request(JSON[what]))
+    assert answer.is_problem(400)
+    assert answer.json["detail"].endswith(SAID[what])
+
+
+async def test_a_body_of_nothing_but_space_is_empty(unmoved):
+    answer = await exchange(unmoved.gateway, job_request(b" \r\n"))
+    assert answer.is_problem(400)
+    assert answer.json["detail"] == "The body is empty."
+
+
 @pytest.mark.parametrize("what", NO_OBJECT)
 async def test_json_that_is_no_object_is_a_422(unmoved, what):
     answer = await exchange(unmoved.gateway, job_request(NO_OBJECT[what]))

@@ -220,7 +220,7 @@ async def test_clients_that_all_send_the_same_id_get_each_their_own_result(clien
 async def test_what_it_prints_to_try_works(client):
     lines = [line.strip() for line in client.gateway.output]
     tries = [shlex.split(line) for line in lines if line.startswith("curl ")]
-    assert len(tries) == 5
+    assert len(tries) == 6
     for words in tries:
         headers = dict(
             words[at + 1].split(": ", 1) for at, word in enumerate(words) if word == "-H"

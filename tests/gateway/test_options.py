@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import shlex
 import socket
+import subprocess
+import sys
 import time
 
 import pytest
 
 from correlator.aiohttp import CallbackTokens
+from correlator.transports import SCHEMES
+from examples.gateway.__main__ import this_python
 from examples.gateway.options import parse_options
 from examples.gateway.upstream import parse_faults
 
-from .process import run_to_end
+from .process import ROOT, run_to_end
 
 KEY = "a key of sixteen bytes or more"
 
@@ -130,18 +136,54 @@ def test_options_of_the_simulator_need_the_simulator():
 def test_keys_that_are_too_short_are_refused_and_not_shown():
     wrong = complaint(GATEWAY_KEYS=f"{KEY},too-short")
     assert "GATEWAY_KEYS" in wrong
+    assert "too short: number 2 of 2" in wrong
     assert "too-short" not in wrong
+    assert "too short: number 1, 3 of 3" in complaint(GATEWAY_KEYS=f"x,{KEY},")
 
 
-def test_a_port_in_use_is_told_in_one_line():
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("foo", "'foo'"),
+        ("localhost:6379", "'localhost:6379'"),
+        ("memory:", "'memory:'"),
+        ("Memory:", "'Memory:'"),
+        ("http://us:canary@broker.example/x", "'***@broker.example/x'"),
+        ("http://us:c@n/ary?canary@broker.example", "'***@broker.example'"),
+        ("http://broker.example?password=canary", "'http://broker.example?***'"),
+    ],
+)
+def test_what_is_no_broker_is_shown_without_its_password(value, shown, capsys):
+    with pytest.raises(SystemExit):
+        parse_options(["--broker", value])
+    wrong = capsys.readouterr().err.splitlines()[-1]
+    assert wrong.endswith(f"not {shown}")
+    assert "canary" not in wrong
+    offered = wrong.partition("one of ")[2].partition(",")[0].split()
+    assert offered == [f"{scheme}:" for scheme in SCHEMES if scheme != "memory"]
+
+
+@pytest.mark.parametrize("scheme", ["nats", "redis"])
+def test_a_broker_that_is_not_there_is_told_in_words(scheme):
+    done = run_to_end(
+        "--port", "0", "--broker", f"{scheme}://us:canary@127.0.0.1:1", GATEWAY_KEYS=KEY
+    )
+    assert done.returncode == 1
+    wrong = done.stderr.splitlines()[-1]
+    assert "127.0.0.1:1: nobody listens there (ConnectionRefusedError)" in wrong
+    assert "canary" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("module", ["examples.gateway", "examples.gateway.upstream"])
+def test_a_port_in_use_is_told_in_one_line(module):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        done = run_to_end("--port", str(port))
+        done = run_to_end("--port", str(port), module=module)
     assert done.returncode == 1
     assert done.stdout == ""
     assert done.stderr.count("\n") == 1
     assert str(port) in done.stderr
-    assert "in use" in done.stderr
+    assert done.stderr.endswith("in use; choose another with --port\n")
 
 
 @pytest.mark.parametrize("host", ["no-such-host.invalid", "a..b", "a" * 70, "256.0.0.1", "8.8.8.8"])
@@ -150,7 +192,37 @@ def test_a_host_that_is_not_here_is_told_in_one_line(host):
     assert done.returncode in (1, 2)
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
-    assert host in done.stderr.splitlines()[-1]
+    wrong = done.stderr.splitlines()[-1]
+    assert host in wrong
+    assert wrong.endswith("; choose another with --host")
+
+
+async def test_what_it_prints_to_try_works_as_printed(own):
+    client = own("--", "--delay", "0.01")
+    assert (await client.get("/metrics")).status == 200
+    assert f"  curl {client.gateway.url}/metrics" in client.gateway.output
+    (top,) = (line.strip() for line in client.gateway.output if " -m correlator top " in line)
+    done = await asyncio.to_thread(
+        subprocess.run,
+        [*shlex.split(top), "--once"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "correlator gateway" in done.stdout
+
+
+def test_the_interpreter_is_printed_as_a_shell_here_calls_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for runs, printed in (
+        (tmp_path / ".venv" / "bin" / "python", ".venv/bin/python"),
+        ("/opt/some where/python3", "'/opt/some where/python3'"),
+    ):
+        monkeypatch.setattr(sys, "executable", str(runs))
+        assert this_python() == printed
 
 
 def test_help_names_every_option():

@@ -157,8 +157,9 @@ async def test_a_scrape_in_a_thread_meets_a_busy_correlator(registry):
 
 def test_a_registry_takes_one_only_and_nonsense_is_refused(registry):
     PrometheusObserver(registry)
-    with pytest.raises(ValueError, match="Duplicated"):
+    with pytest.raises(ValueError, match="give one PrometheusObserver to several") as caught:
         PrometheusObserver(registry)
+    assert "correlator_requests" in str(caught.value.__cause__)  # the registry's own words
     with pytest.raises(TypeError, match="registry must be an instance of CollectorRegistry"):
         PrometheusObserver(None)
     for buckets in ((), (1.0, 0.5), (1.0, 1.0)):

@@ -21,7 +21,8 @@ async def test_a_store_at_a_server_that_is_not_there_is_not_entered(kind, reques
     server = request.getfixturevalue(f"start_{kind}_server")()
     server.kill()
     where = f"127.0.0.1:{server.port}"
-    with pytest.raises(ConnectionError, match=f"could not connect to .* at {where}") as caught:
+    said = f"could not connect to .* at {where}: nobody listens there"
+    with pytest.raises(ConnectionError, match=said) as caught:
         async with reply_store(f"{server.scheme}://us:p4ss@{where}"):
             pytest.fail("it was entered")
     assert "p4ss" not in str(caught.value)

@@ -3,25 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
+from ..checks import check_instance
 from ..core import Correlator
 from ..errors import shown
 from ..pending import Pending
 
-__all__ = ["assert_nothing_pending", "told"]
+__all__ = ["assert_nothing_pending", "pending_in", "told"]
 
 _SHOWN = 20
 
 
-def assert_nothing_pending(correlator: Correlator[Any, Any]) -> None:
-    """Raise AssertionError if anything is pending, which names it.
+def assert_nothing_pending(*correlators: Correlator[Any, Any]) -> None:
+    """Raise AssertionError if anything is pending in any of them, which names all that is.
 
     With ``Correlator(track_origin=True)`` it also says where it was registered.
+
+    Raises:
+        AssertionError: something is pending.
+        TypeError: none was given, or something else than a `Correlator`.
     """
-    left = list(correlator._store.values())
-    if left:
-        raise AssertionError(told(left, "is pending" if len(left) == 1 else "are pending"))
+    if not correlators:
+        raise TypeError("assert_nothing_pending needs the correlators to look into: at least one")
+    for correlator in correlators:
+        check_instance("each of correlators", correlator, Correlator)
+    parts = [
+        told(left, "is pending" if len(left) == 1 else "are pending")
+        for correlator in correlators
+        if (left := pending_in(correlator))
+    ]
+    if parts:
+        raise AssertionError("\n".join(parts))
+
+
+def pending_in(correlator: Correlator[Any, Any]) -> list[Pending[Any, Any]]:
+    """Return what is pending, oldest first. May be called from any thread."""
+    while True:
+        with suppress(KeyError, RuntimeError):  # its loop's thread is at work in it: once more
+            return list(correlator._store.values())
 
 
 def told(left: Iterable[Pending[Any, Any]], what: str) -> str:

@@ -6,7 +6,9 @@ does nothing. The fixture needs pytest-asyncio: the extra `testing`.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator
+import sys
+from collections.abc import AsyncIterator, Generator
+from types import ModuleType
 from typing import Any
 from weakref import WeakSet
 
@@ -15,11 +17,18 @@ import pytest
 from ..core import Correlator
 from ..pending import Pending
 from .clock import virtual_time
-from .leftovers import assert_nothing_pending, told
+from .leftovers import assert_nothing_pending, pending_in, told
 
 _OPTION = "correlator_leaks"
 _ALLOWED = "correlator_leaks_allowed"
 _OPTIONS = "correlator_options"
+_ON_LOOPS = "correlator-on-loops"
+_OUTCOMES = pytest.StashKey[set[str]]()
+_NO_ASYNCIO = (
+    "the fixture virtual_correlator needs pytest-asyncio: install aiocorrelator[testing], and let "
+    "pytest load it: without `-p no:asyncio`, and, where PYTEST_DISABLE_PLUGIN_AUTOLOAD is set, "
+    "with `-p pytest_asyncio.plugin`"
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -32,12 +41,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Add the markers, and watch if that is wanted."""
+    """Add the markers, and what the fixture is made of, and watch if that is wanted."""
     for line in (
         f"{_ALLOWED}: the test may leave requests pending, whatever --correlator-leaks says",
         f"{_OPTIONS}(**options): arguments for the Correlator of the fixture virtual_correlator",
     ):
         config.addinivalue_line("markers", line)
+    asyncio_plugin = sys.modules.get("pytest_asyncio.plugin")
+    if asyncio_plugin is not None and config.pluginmanager.is_registered(asyncio_plugin):
+        config.pluginmanager.register(_on_loops(), _ON_LOOPS)
     if config.getoption("--correlator-leaks") or config.getini(_OPTION):
         config.pluginmanager.register(_LeakWatch(), "correlator-leak-watch")
 
@@ -60,9 +72,9 @@ class _LeakWatch:
             self._tracked = 1.0
             return await enter(self)
 
-        def closes(self: Correlator[Any, Any]) -> Awaitable[None]:
-            watch._closed += self._store.values()
-            return close(self)
+        async def closes(self: Correlator[Any, Any]) -> None:
+            watch._closed += pending_in(self)
+            await close(self)
 
         self._patch.setattr(Correlator, "__aenter__", enters)
         self._patch.setattr(Correlator, "aclose", closes)
@@ -77,41 +89,85 @@ class _LeakWatch:
         self._closed.clear()
         before = WeakSet(self._pending())  # a fixture's, of a larger scope
         result = yield
-        left = [each for each in self._closed + self._pending() if each not in before]
+        # Each once: a close from another thread is refused, and leaves things as they are.
+        after = dict.fromkeys(self._closed + self._pending())
+        left = [each for each in after if each not in before]
         self._closed.clear()
+        if "failed" in item.stash.get(_OUTCOMES, ()):
+            return result  # a subtest has, which raises nothing here
         if left and item.get_closest_marker(_ALLOWED) is None:
             pytest.fail(told(left, "left pending by this test"), pytrace=False)
         return result
 
     def _pending(self) -> list[Pending[Any, Any]]:
-        return [pending for each in list(self._known) for pending in each._store.values()]
+        return [pending for each in list(self._known) for pending in pending_in(each)]
 
 
-async def _virtual_correlator(request: pytest.FixtureRequest) -> AsyncIterator[Any]:
-    """Give a started correlator, on a loop whose time leaps. In the end nothing may be pending.
+# -- the fixture -----------------------------------------------------------------------------------
 
-    Its arguments are those of ``@pytest.mark.correlator_options(timeout=5.0)``.
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # so that xfail, a wrapper too, has had its say
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Keep how the test went, for the fixture's check at its end."""
+    report = yield
+    outcomes = item.stash.setdefault(_OUTCOMES, set())  # subtests have reports of their own
+    if call.when == "setup":
+        outcomes.clear()  # of the run before, where it is run again
+    elif call.when == "call":
+        outcomes.add(report.outcome)
+    return report
+
+
+@pytest.fixture
+def virtual_correlator(request: pytest.FixtureRequest) -> Any:
+    """Give a started correlator, on the test's loop, whose time leaps.
+
+    When a test has passed nothing may be pending in it. Its arguments are those of
+    ``@pytest.mark.correlator_options(timeout=5.0)``.
     """
-    marker = request.node.get_closest_marker(_OPTIONS)
-    options = {"track_origin": True, **({} if marker is None else marker.kwargs)}
-    with virtual_time():
-        async with Correlator[Any, Any](**options) as correlator:
-            yield correlator
-            if request.node.get_closest_marker(_ALLOWED) is None:
-                assert_nothing_pending(correlator)
-
-
-def _without_asyncio() -> None:
-    """Say what is missing."""
-    raise pytest.UsageError(
-        "the fixture virtual_correlator needs pytest-asyncio: install aiocorrelator[testing]"
+    if not request.config.pluginmanager.has_plugin(_ON_LOOPS):
+        pytest.fail(_NO_ASYNCIO, pytrace=False)
+    marker = request.node.get_closest_marker("asyncio")
+    said = {} if marker is None else marker.kwargs
+    scope = said.get("loop_scope") or said.get("scope")  # what it was called before, and is still
+    return request.getfixturevalue(
+        _on_loop(scope or request.config.getini("asyncio_default_test_loop_scope"))
     )
 
 
-_fixture: Callable[..., Any]
-try:
-    from pytest_asyncio import fixture as _fixture
-except ImportError:
-    virtual_correlator = pytest.fixture(name="virtual_correlator")(_without_asyncio)
-else:
-    virtual_correlator = _fixture(name="virtual_correlator")(_virtual_correlator)
+def _on_loops() -> ModuleType:
+    """Return a fixture for each scope that a loop may have, which starts a correlator on that loop.
+
+    pytest-asyncio wants to know an async fixture's loop where the fixture is defined, and goes by
+    the configuration otherwise; the test's loop is in the test's marker. They are in a module
+    because that is where pytest looks for fixtures.
+    """
+    fixtures = ModuleType(_ON_LOOPS)
+    for scope in ("function", "class", "module", "package", "session"):
+        setattr(fixtures, _on_loop(scope), _starting(scope))
+    return fixtures
+
+
+def _starting(scope: Any) -> Any:
+    from pytest_asyncio import fixture  # noqa: PLC0415  # it may not be installed
+
+    @fixture(name=_on_loop(scope), loop_scope=scope)
+    async def started(request: pytest.FixtureRequest) -> AsyncIterator[Correlator[Any, Any]]:
+        said = request.node.get_closest_marker(_OPTIONS) or pytest.mark.correlator_options().mark
+        options = {"track_origin": True, **said.kwargs}
+        with virtual_time():
+            # It takes no positional ones, and says so.
+            async with Correlator[Any, Any](*said.args, **options) as correlator:
+                yield correlator
+                # One that has failed, or was skipped, may have had no chance to clean up.
+                passed = request.node.stash.get(_OUTCOMES, None) == {"passed"}
+                if passed and request.node.get_closest_marker(_ALLOWED) is None:
+                    assert_nothing_pending(correlator)
+
+    return started
+
+
+def _on_loop(scope: str) -> str:
+    return f"_virtual_correlator_on_{scope}_loop"

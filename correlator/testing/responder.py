@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Self
 
-from ..context import current_pending
+from ..checks import check_bound, check_error, check_instance, check_seconds
 from ..core import Correlator
-from ..pending import Disposition
+from ..errors import shown
+from ..pending import Disposition, Pending
 
 __all__ = ["Responder", "Step", "delay", "drop", "duplicate", "error", "late", "reply"]
 
@@ -40,8 +41,12 @@ def reply(value: Any = None) -> Step:
 
 
 def error(value: Exception) -> Step:
-    """Answer with that error."""
-    return Step(value, is_error=True)
+    """Answer with that error.
+
+    Raises:
+        TypeError: it is no instance of `Exception`.
+    """
+    return Step(check_error("value", value), is_error=True)
 
 
 def drop() -> Step:
@@ -50,18 +55,38 @@ def drop() -> Step:
 
 
 def duplicate(value: Any = None, times: int = 2) -> Step:
-    """Answer so many times."""
-    return Step(value, times)
+    """Answer so many times.
+
+    Raises:
+        TypeError: `times` is no whole number.
+        ValueError: it is below 2.
+    """
+    return Step(value, check_bound("times", times, least=2))
 
 
 def late(value: Any = None, by: float = 1.0) -> Step:
-    """Answer so many seconds after the request's deadline."""
-    return Step(value, after=by, is_late=True)
+    """Answer after the request's deadline, so late that it has ended.
+
+    The answer comes `by` seconds after the deadline. If the request is still pending then, as it
+    may be for the correlator's `resolution`, it comes a resolution later, and so on until it has
+    ended. One that is later than the correlator's `remember` is not told from an unknown one.
+
+    Raises:
+        TypeError: `by` is no number.
+        ValueError: it is not above 0 and at most 1e9.
+    """
+    return Step(value, after=check_seconds("by", by), is_late=True)
 
 
 def delay(seconds: float, step: Step) -> Step:
-    """Do that, so many seconds later."""
-    return replace(step, after=step.after + seconds)
+    """Do that, so many seconds later.
+
+    Raises:
+        TypeError: `seconds` is no number, or `step` no step.
+        ValueError: `seconds` is not above 0 and at most 1e9.
+    """
+    check_instance("step", step, Step)
+    return replace(step, after=step.after + check_seconds("seconds", seconds))
 
 
 class Responder:
@@ -72,7 +97,8 @@ class Responder:
         responder = Responder(correlator, reply("shipped"), drop(), delay(0.5, reply("at last")))
         await correlator.correlate(send=responder.send)
 
-    As a context manager it forgets, when it is left, what it would still have answered.
+    As a context manager it forgets, when it is left, what it would still have answered. What it
+    would have answered after the correlator was closed is dropped: there is nobody to get it.
 
     Args:
         correlator: gets the answers.
@@ -81,15 +107,19 @@ class Responder:
 
     Attributes:
         asked: the ids of the requests that came, in order.
-        dispositions: what became of its answers, in order.
+        dispositions: what became of its answers, in order; what was dropped is not among them.
+
+    Raises:
+        TypeError: an argument is of the wrong type. The message names it and its value.
     """
 
     def __init__(
         self, correlator: Correlator[Any, Any], *steps: Step, then: Step | None = None
     ) -> None:
+        check_instance("correlator", correlator, Correlator)
         for step in (*steps, *(() if then is None else (then,))):
             if not isinstance(step, Step):
-                raise TypeError(f"steps must be made by reply(), drop() …, not {step!r:.100}")
+                raise TypeError(f"steps must be made by reply(), drop() …, not {shown(step)}")
         self._correlator = correlator
         self._script: Iterator[Step] = iter(steps)
         self._length = len(steps)
@@ -103,7 +133,7 @@ class Responder:
 
         Raises:
             AssertionError: the script is at its end.
-            RuntimeError: the step is `late`, and no pending is at hand to be late for.
+            RuntimeError: the step is `late`, and no request of that id is pending to be late for.
         """
         self.asked.append(request_id)
         step = next(self._script, self._then)
@@ -112,14 +142,16 @@ class Responder:
                 f"the script has {self._length} steps, and this is request {len(self.asked)}"
             )
         loop = asyncio.get_running_loop()
-        at = loop.time() + step.after
         if step.is_late:
-            pending = current_pending()
+            pending = self._correlator._store.get(request_id)
             if pending is None:
-                raise RuntimeError("late() needs a pending at hand: give send to correlate()")
-            at = pending.deadline + step.after
-        if step.times:
-            self._at(loop, at, lambda: self._answer(request_id, step))
+                raise RuntimeError(
+                    f"late() needs a request to be late for, and {shown(request_id)} is not "
+                    f"pending: give send to correlate(), or register first"
+                )
+            self._at(loop, pending.deadline + step.after, lambda: self._after(pending, step))
+        elif step.times:
+            self._at(loop, loop.time() + step.after, lambda: self._answer(request_id, step))
 
     def _at(self, loop: asyncio.AbstractEventLoop, when: float, act: Callable[[], None]) -> None:
         def run() -> None:
@@ -129,8 +161,19 @@ class Responder:
         timer = loop.call_at(when, run)
         self._timers.add(timer)
 
+    def _after(self, pending: Pending[Any, Any], step: Step) -> None:
+        """Answer if that pending has ended, or look again: its end may be late, too."""
+        if pending.outcome is None:
+            loop = asyncio.get_running_loop()
+            again_at = loop.time() + self._correlator._resolution
+            self._at(loop, again_at, lambda: self._after(pending, step))
+        else:
+            self._answer(pending.request_id, step)
+
     def _answer(self, request_id: Any, step: Step) -> None:
         for _ in range(step.times):
+            if self._correlator._state == "closed":
+                return  # whoever asked has been told so: there is nobody to get it
             if step.is_error:
                 became = self._correlator.reject(request_id, step.value)
             else:

@@ -182,6 +182,213 @@ def test_the_fixture_gives_a_started_correlator_in_virtual_time(run):
     result.stdout.fnmatch_lines(["*1 request is pending:", "*'order-42' of correlator*"])
 
 
+LOOPS = """
+    import asyncio, time
+    import pytest, pytest_asyncio
+    from correlator import Correlator, RequestTimeout
+    from correlator.testing import virtual_time
+
+    async def leaps(correlator):
+        began = time.monotonic()
+        with pytest.raises(RequestTimeout):
+            await correlator.correlate(timeout=10)
+        assert time.monotonic() - began < 9
+
+    {marker}
+    class TestThem:
+        @pytest.mark.parametrize("number", range(2))
+        async def test_it_leaps(self, virtual_correlator, number):
+            await leaps(virtual_correlator)
+
+        async def test_real_time_is_back(self):
+            assert abs(asyncio.get_running_loop().time() - time.monotonic()) < 1
+
+        async def test_it_nests(self, virtual_correlator):
+            with virtual_time():
+                await leaps(virtual_correlator)
+            await leaps(virtual_correlator)
+"""
+
+
+@pytest.mark.parametrize("scope", ["function", "class", "module", "package", "session"])
+def test_the_fixture_is_on_the_tests_loop_whatever_its_scope(run, scope):
+    marker = f"@pytest.mark.asyncio(loop_scope='{scope}')"
+    run(LOOPS.format(marker=marker)).assert_outcomes(passed=4)
+    marker = "@pytest.mark.asyncio"
+    configured = f"asyncio_default_test_loop_scope = {scope}"
+    run(LOOPS.format(marker=marker), ini=configured).assert_outcomes(passed=4)
+
+
+def test_the_fixture_does_not_go_by_the_scope_that_other_fixtures_have(run):
+    wider = "asyncio_default_fixture_loop_scope=session"
+    run(LOOPS.format(marker=""), "-o", wider).assert_outcomes(passed=4)
+
+
+def test_virtual_time_in_a_fixture_of_a_module_is_shared(run):
+    result = run(
+        """
+        import pytest, pytest_asyncio
+        from correlator.testing import virtual_time
+
+        pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+        @pytest_asyncio.fixture(scope="module", loop_scope="module")
+        async def clock():
+            with virtual_time() as clock:
+                yield clock
+
+        async def test_leaps(clock, virtual_correlator):
+            with pytest.raises(TimeoutError):
+                await virtual_correlator.correlate(timeout=3600)
+
+        async def test_time_has_not_gone_back(clock):
+            assert clock.leaps
+        """
+    )
+    result.assert_outcomes(passed=2)
+
+
+FAILING = """
+    import pytest
+
+    async def test_fails(virtual_correlator):
+        virtual_correlator.register("a")
+        assert 1 == 2
+
+    async def test_is_skipped(virtual_correlator):
+        virtual_correlator.register("b")
+        pytest.skip("in the middle")
+
+    @pytest.mark.xfail
+    async def test_fails_as_expected(virtual_correlator):
+        virtual_correlator.register("c")
+        assert 1 == 2
+
+    @pytest.fixture
+    async def broken(virtual_correlator):
+        virtual_correlator.register("d")
+        raise LookupError
+
+    async def test_has_no_start(broken):
+        pass
+"""
+
+
+@pytest.mark.parametrize("options", [[], ["--correlator-leaks"]])
+def test_a_test_that_did_not_pass_is_not_told_of_what_it_left(run, options):
+    result = run(FAILING, *options)
+    result.assert_outcomes(failed=1, skipped=1, xfailed=1, errors=1)
+    assert re.search("is pending|left pending", result.stdout.str()) is None
+
+
+@pytest.mark.skipif(not hasattr(pytest, "Subtests"), reason="the fixture came with pytest 9")
+@pytest.mark.parametrize("options", [[], ["--correlator-leaks"]])
+def test_a_subtest_that_failed_counts_as_well(run, options):
+    result = run(
+        """
+        async def test_in_parts(virtual_correlator, subtests):
+            virtual_correlator.register("a")
+            with subtests.test("part"):
+                assert 1 == 2
+        """,
+        *options,
+    )
+    result.stdout.fnmatch_lines(["*contains 1 failed subtest*"])
+    assert re.search("is pending|left pending", result.stdout.str()) is None
+
+
+def test_who_leaks_is_told_once_where_both_look(run):
+    result = run(
+        """
+        import asyncio
+        from correlator import Correlator
+
+        async def test_by_the_fixture(virtual_correlator):
+            virtual_correlator.register("a")
+
+        async def test_closed_in_vain_from_another_thread():
+            async with Correlator() as correlator:
+                correlator.register("b")
+                try:
+                    await asyncio.to_thread(asyncio.run, correlator.aclose())
+                except RuntimeError:
+                    pass
+        """,
+        "--correlator-leaks",
+    )
+    result.assert_outcomes(failed=2)
+    assert result.stdout.str().count("\n1 request left pending by this test:") == 2
+
+
+def test_leaks_are_seen_in_unittests_and_in_tests_that_run_their_own_loop(run):
+    result = run(
+        """
+        import asyncio
+        from unittest import IsolatedAsyncioTestCase
+        from correlator import Correlator
+
+        class Test(IsolatedAsyncioTestCase):
+            async def asyncSetUp(self):
+                self.correlator = await Correlator().__aenter__()
+                self.addAsyncCleanup(self.correlator.aclose)
+
+            async def test_leaks(self):
+                self.correlator.register("by a unittest")
+
+            async def test_does_not(self):
+                with self.correlator.register():
+                    pass
+
+            async def test_fails(self):
+                self.correlator.register()
+                self.fail("for another reason")
+
+            async def test_is_skipped(self):
+                self.correlator.register()
+                self.skipTest("in the middle")
+
+        def test_runs_a_loop():
+            async def main():
+                async with Correlator() as correlator:
+                    correlator.register("by a loop of its own")
+
+            asyncio.run(main())
+
+        def test_runs_none():
+            pass
+        """,
+        "--correlator-leaks",
+    )
+    result.assert_outcomes(passed=2, failed=3, skipped=1)
+    assert result.stdout.str().count("\n1 request left pending by this test:") == 2
+    result.stdout.fnmatch_lines(["  'by a unittest' of *", "  'by a loop of its own' of *"])
+
+
+def test_an_option_without_a_name_is_refused(run):
+    result = run(
+        """
+        import pytest
+
+        @pytest.mark.correlator_options(5.0)
+        async def test_has_no_start(virtual_correlator):
+            pass
+        """
+    )
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*TypeError: *takes 1 positional argument but 2 *"])
+
+
+def test_a_test_may_close_the_fixtures_correlator_itself(run):
+    result = run(
+        """
+        async def test_closes(virtual_correlator):
+            await virtual_correlator.aclose()
+        """,
+        "--correlator-leaks",
+    )
+    result.assert_outcomes(passed=1)
+
+
 def test_the_fixture_works_in_strict_mode(run, pytester):
     result = run(
         """
@@ -197,7 +404,12 @@ def test_the_fixture_works_in_strict_mode(run, pytester):
     result.assert_outcomes(passed=1)
 
 
-def test_without_pytest_asyncio_the_fixture_says_what_is_missing(pytester, monkeypatch):
+@pytest.mark.parametrize(
+    "blocking",
+    [("-p", "block"), ("-p", "no:asyncio"), ("-p", "no:pytest_asyncio.plugin")],
+    ids=["not installed", "switched off", "switched off by its module"],
+)
+def test_without_pytest_asyncio_the_fixture_says_what_is_missing(pytester, monkeypatch, blocking):
     pytester.makepyfile(
         """
         def test_needs_it(virtual_correlator):
@@ -210,9 +422,11 @@ def test_without_pytest_asyncio_the_fixture_says_what_is_missing(pytester, monke
     pytester.makepyfile(block="import sys; sys.modules['pytest_asyncio'] = None")
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     pytester.syspathinsert()
-    result = pytester.runpytest_subprocess("-p", "block", "-p", "correlator.testing.plugin")
+    result = pytester.runpytest_subprocess(*blocking, "-p", "correlator.testing.plugin")
     result.assert_outcomes(passed=1, errors=1)
-    result.stdout.fnmatch_lines(["*needs pytest-asyncio: install aiocorrelator?testing?*"])
+    result.stdout.fnmatch_lines(
+        ["*needs pytest-asyncio: install aiocorrelator?testing?, and let pytest load it: without *"]
+    )
 
 
 def test_the_markers_and_options_are_in_the_help(run):

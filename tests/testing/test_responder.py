@@ -1,6 +1,9 @@
 """The scripted responder does what its script says, and leaves nothing behind."""
 
 import asyncio
+import math
+import sys
+import threading
 
 import pytest
 
@@ -78,8 +81,114 @@ async def test_left_it_answers_no_more_and_has_no_timer(correlator):
 async def test_what_is_no_step_is_refused(correlator):
     with pytest.raises(TypeError, match="steps must be made by reply"):
         Responder(correlator, "shipped")
-    with pytest.raises(RuntimeError, match="needs a pending at hand"):
+    with pytest.raises(RuntimeError, match="and 'a' is not pending"):
         await Responder(correlator, late()).send("a")
+
+
+@pytest.mark.parametrize("by", [0.001, 0.05, 1.0, 59.0])
+async def test_late_is_late_however_late_the_request_ends(correlator, by):
+    responder = Responder(correlator, late("x", by=by), late("y", by=by))
+    with pytest.raises(RequestTimeout):
+        await correlator.correlate(send=responder.send, timeout=1.0)
+    await elapse(by + 0.1)
+    assert responder.dispositions == [Disposition.LATE]
+    # A reaper that is held up besides: its turn comes after that of the answer's timer.
+    with pytest.raises(RequestTimeout), correlator.register(timeout=1.0) as pending:
+        await responder.send(pending.request_id)
+        asyncio.get_running_loop().stall(70.0)
+        await pending
+    await elapse(0.1)
+    assert responder.dispositions == [Disposition.LATE] * 2
+
+
+async def test_what_it_would_answer_after_the_close_is_dropped(loop_reports):
+    async with Correlator() as correlator:
+        responder = Responder(
+            correlator, delay(5.0, duplicate(1)), late(2), delay(5.0, error(KeyError("no")))
+        )
+        for request_id in ("a", "b", "c"):
+            correlator.register(request_id, timeout=10.0)
+            await responder.send(request_id)
+    await elapse(60.0)
+    assert responder.dispositions == []
+    assert loop_reports == []
+
+
+@pytest.mark.parametrize(
+    ("make", "kind", "says"),
+    [
+        (lambda: error("no"), TypeError, "value must be an instance of Exception .* not str"),
+        (lambda: error(KeyError), TypeError, "value must be an instance of Exception .* not type"),
+        (lambda: late(by=-1), ValueError, "by must be above 0 .*-1"),
+        (lambda: late(by=math.nan), ValueError, "by must be above 0 .*nan"),
+        (lambda: late(by=math.inf), ValueError, "by must be above 0 .*inf"),
+        (lambda: late(by="1"), TypeError, "by must be a number of seconds, not '1'"),
+        (lambda: delay(-1, reply()), ValueError, "seconds must be above 0 .*-1"),
+        (lambda: delay("1", reply()), TypeError, "seconds must be a number of seconds, not '1'"),
+        (lambda: delay(1, "x"), TypeError, "step must be an instance of Step, not 'x'"),
+        (lambda: duplicate(times=0), ValueError, "times must be at least 2, not 0"),
+        (lambda: duplicate(times=1), ValueError, "times must be at least 2, not 1"),
+        (lambda: duplicate(times=1.5), TypeError, "times must be a whole number, not 1.5"),
+        (lambda: duplicate(times=True), TypeError, "times must be a whole number, not True"),
+        (lambda: Responder(None), TypeError, "correlator must be an instance of Correlator, not N"),
+    ],
+)
+def test_an_argument_that_is_no_good_is_named_with_its_value(make, kind, says):
+    with pytest.raises(kind, match=says):
+        make()
+
+
+async def test_of_several_correlators_each_ones_leftovers_are_named(correlator):
+    async with Correlator(name="orders") as orders, Correlator(name="idle") as idle:
+        assert_nothing_pending(correlator, orders, idle)
+        for owner, request_id in ((orders, "order-42"), (correlator, "a"), (correlator, "b")):
+            owner.register(request_id)
+        with pytest.raises(AssertionError) as raised:
+            assert_nothing_pending(orders, idle, correlator)
+        assert str(raised.value).splitlines() == [
+            "1 request is pending:",
+            "  'order-42' of correlator 'orders', 0 s old",
+            "2 requests are pending:",
+            "  'a' of correlator 'tested', 0 s old",
+            "  'b' of correlator 'tested', 0 s old",
+        ]
+        for request_id in ("a", "b"):
+            correlator.resolve(request_id, None)
+    with pytest.raises(TypeError, match="needs the correlators to look into: at least one"):
+        assert_nothing_pending()
+    with pytest.raises(TypeError, match="must be an instance of Correlator, not \\[\\]"):
+        assert_nothing_pending(correlator, [])
+
+
+def test_what_is_pending_is_seen_from_another_thread_while_it_changes():
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)  # the threads take turns in the midst of what they do
+    entered, left = threading.Event(), threading.Event()
+    made = []
+
+    async def main():
+        async with Correlator() as correlator:
+            made.append(correlator)
+            while not left.is_set():
+                pendings = [correlator.register() for _ in range(1_000)]
+                await asyncio.sleep(0)
+                for pending in pendings:
+                    pending.cancel()
+                entered.set()
+
+    thread = threading.Thread(target=asyncio.run, args=(main(),))
+    thread.start()
+    entered.wait()
+    try:
+        for _ in range(200):
+            try:
+                assert_nothing_pending(*made)
+            except AssertionError:
+                pass
+    finally:
+        left.set()
+        thread.join()
+        sys.setswitchinterval(interval)
 
 
 async def test_what_is_pending_is_named():

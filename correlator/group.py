@@ -121,7 +121,7 @@ class Group(Generic[K, V]):
         self._closed = True
 
         def dismissed(ticket: Ticket[K, V]) -> Exception:
-            refusal = correlator._refuse(group_closed(self, ticket))
+            refusal = ticket.caller.run(correlator._refuse, group_closed(self, ticket))
             return refusal if error is None else fresh(error)
 
         correlator._queue.dismiss(dismissed, self)

@@ -93,6 +93,10 @@ class Ledger(Generic[K, V]):
         self._new_id = new_id
         self._observers = check_observers("observers", observers)
 
+        # What runs on behalf of all requests (timers, the reaper) runs in this context: that of
+        # whoever happened to cause it would stay referenced, with everything in it.
+        self._context = contextvars.Context()
+
         # A slot of the store is half a resolution wide: the rest is for the loop's timer.
         width = self._resolution / 2
         self._store: ExpiringStore[K, Pending[K, V]] = ExpiringStore(
@@ -104,7 +108,10 @@ class Ledger(Generic[K, V]):
             resolution=width,
         )
         self._queue: Queue[K, V] = Queue(
-            self._store.fits, self._register_ticket, check_bound("max_waiting", max_waiting)
+            self._store.fits,
+            self._register_ticket,
+            check_bound("max_waiting", max_waiting),
+            self._context,
         )
         self._waiting = self._queue.tickets
         self._waits = waits
@@ -121,9 +128,6 @@ class Ledger(Generic[K, V]):
         # closing (and while draining). So one comparison tells whether a call is in order.
         self._thread = self._intake = NO_THREAD
         self._state: refusals.State = "new"
-        # What runs on behalf of all requests (timers, the reaper) runs in this context: that of
-        # whoever happened to cause it would stay referenced, with everything in it.
-        self._context = contextvars.Context()
         self._reaper = Reaper(
             name=name,
             resolution=self._resolution,
@@ -214,7 +218,7 @@ class Ledger(Generic[K, V]):
         pending.size = size
         pending._group = group
         pending.correlation_id = correlation_id
-        pending.label = label
+        pending.label = None
         pending._outcome = None
         pending._waiters = ()
         pending._tokens = ()
@@ -229,14 +233,15 @@ class Ledger(Generic[K, V]):
             if may_wait and (self._max_pending_bytes is None or size <= self._max_pending_bytes):
                 raise
             raise self._refuse(self._full(request_id, size)) from None
-        if recalled:
-            remembered.discard(request_id)
-        if group is not None:
-            group._members.add(pending)
-        if label is not None:
-            self._labels.registered(label)
         self._registered += 1
         try:
+            if recalled:
+                remembered.discard(request_id)
+            if group is not None:
+                group._members.add(pending)
+            if label is not None:
+                self._labels.registered(label)
+                pending.label = label
             if self._tracked:
                 origin = self._origin() if queued is None else queued.origin
                 if origin is not None:
@@ -245,7 +250,7 @@ class Ledger(Generic[K, V]):
                 self._reaper.advance()
             if self._observers:
                 notify(self._observers, "registered", pending)
-        except BaseException:  # the loop is closed, or Ctrl-C has struck in an observer
+        except BaseException:  # the loop is closed, the stack or memory at its end, or Ctrl-C
             self._settle(pending, Outcome.CANCELLED, None)
             raise
         return pending
@@ -300,16 +305,17 @@ class Ledger(Generic[K, V]):
         pending._result = result
         pending._ended_at = now
         self._outcomes[outcome] += 1
-        if pending.label is not None:
-            self._labels.settled(pending.label, outcome)
-        self._remembered.remember(request_id, outcome, now)
+        # First, so that nobody hangs whatever the rest may raise (where memory is at its end).
         for waiter in pending._waiters:
             if not waiter.done():
                 waiter.set_result(None)
         pending._waiters = ()
-        if pending._sending is not None:
-            interrupt_sending(pending, self._loop, self._context)
         try:
+            if pending._sending is not None:
+                interrupt_sending(pending, self._loop, self._context)
+            self._remembered.remember(request_id, outcome, now)
+            if pending.label is not None:
+                self._labels.settled(pending.label, outcome)
             if self._observers:
                 notify(self._observers, "settled", pending)
         finally:  # also when Ctrl-C strikes in an observer

@@ -165,10 +165,13 @@ class ExpiringStore(Generic[K, V]):
         if slot is None:
             return None
         value = slot.pop(key)
-        if len(slot) < slot.shrink_below:
-            self._shrink(slot)
         if self._sizes:
             self.bytes -= self._sizes.pop(key, 0)
+        if len(slot) < slot.shrink_below:
+            try:
+                self._shrink(slot)
+            except (RecursionError, MemoryError):
+                pass  # it only gives back room; that the key is gone is what counts
         return value
 
     def clear(self) -> None:

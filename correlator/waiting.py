@@ -8,7 +8,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Any, Generic
 
-import anyio
 from typing_extensions import TypeVar
 
 from .context import current_request_id
@@ -63,8 +62,8 @@ class Ticket(Generic[K, V]):
         # look there for his span and his log's variables.
         self.caller = contextvars.copy_context()
         # The pending that was registered for him, or why none was: a result in either case, so
-        # that nothing is left unretrieved when he leaves in the same turn.
-        self.answer: asyncio.Future[Pending[K, V] | Exception] = (
+        # that nothing is left unretrieved when he leaves in the same turn. None if it is too late.
+        self.answer: asyncio.Future[Pending[K, V] | Exception | None] = (
             asyncio.get_running_loop().create_future()
         )
 
@@ -78,19 +77,22 @@ class Queue(Generic[K, V]):
         fits: whether an entry of that size may be registered now.
         register: registers the holder of a ticket.
         max_size: how many may wait.
+        context: what its timers run in.
 
     Attributes:
         tickets: who waits, first come first; true if anybody does.
     """
 
-    __slots__ = ("_admitting", "_fits", "_max_size", "_register", "tickets")
+    __slots__ = ("_admitting", "_context", "_fits", "_max_size", "_register", "tickets")
 
     def __init__(
         self,
         fits: Callable[[int], bool],
         register: Callable[[Ticket[K, V]], Pending[K, V]],
         max_size: int,
+        context: contextvars.Context,
     ) -> None:
+        self._context = context
         self._fits = fits
         self._register = register
         self._max_size = max_size
@@ -111,9 +113,13 @@ class Queue(Generic[K, V]):
             Exception: why it was dismissed, or could not be registered.
         """
         self.tickets[ticket] = None
+        # No scope or timeout of a library: the timer of one, cancelled, stays in the loop's heap
+        # until it would have rung, and would keep the caller's context with it.
+        timer = ticket.answer.get_loop().call_at(
+            ticket.deadline, _too_late, ticket.answer, context=self._context
+        )
         try:
-            with anyio.CancelScope(deadline=ticket.deadline):
-                await ticket.answer
+            await ticket.answer
         except BaseException:
             if ticket.answer.done() and not ticket.answer.cancelled():
                 granted = ticket.answer.result()
@@ -121,13 +127,12 @@ class Queue(Generic[K, V]):
                     granted.cancel()
             raise
         finally:
+            timer.cancel()
             if ticket in self.tickets:
                 del self.tickets[ticket]
                 self.admit()  # whoever was behind may fit where this one did not
-        if not ticket.answer.done() or ticket.answer.cancelled():
-            return None
         answer = ticket.answer.result()
-        if isinstance(answer, Pending):
+        if answer is None or isinstance(answer, Pending):
             return answer
         try:
             raise answer
@@ -157,9 +162,13 @@ class Queue(Generic[K, V]):
             # An observer may cancel whoever waits for the answer, while it is being made.
             try:
                 pending = self._register(ticket)
-            except Exception as error:
+            except BaseException as error:
+                # Without its traceback, which holds this frame, and so the ticket.
+                answer = error.with_traceback(None) if isinstance(error, Exception) else None
                 if not ticket.answer.done():
-                    ticket.answer.set_result(error)
+                    ticket.answer.set_result(answer)
+                if answer is None:
+                    raise
                 continue
             if ticket.answer.done():
                 pending.cancel()
@@ -180,3 +189,8 @@ class Queue(Generic[K, V]):
                 if not ticket.answer.done():
                     ticket.answer.set_result(answer)
         self.admit()
+
+
+def _too_late(answer: asyncio.Future[Any]) -> None:
+    if not answer.done():
+        answer.set_result(None)

@@ -242,18 +242,36 @@ async def test_the_last_of_a_batch_that_timed_out_is_not_kept():
 
 @pytest.mark.parametrize(
     "end",
-    ["served", "too late", "cancelled", "group closed", "closed", "draining", "served, cancelled"],
+    [
+        "served",
+        "refused",
+        "too late",
+        "cancelled",
+        "group closed",
+        "closed",
+        "draining",
+        "served, cancelled",
+    ],
 )
 async def test_who_waited_for_a_place_leaves_nothing(end):
+    variable = contextvars.ContextVar("variable")
     async with Correlator(when_full="wait", max_pending=1) as correlator:
         first, group = correlator.register("first"), correlator.group("g")
-        context = Thing()
-        watched = {"context": weakref.ref(context)}
-        waiting = asyncio.create_task(group.correlate("a", context=context, timeout=1.0))
+        # A cancelled timer stays in the loop's heap, with its context, while one before it does.
+        asyncio.get_running_loop().call_later(0.5, str)
+        context, value, ambient = Thing(), Thing(), contextvars.copy_context()
+        ambient.run(variable.set, value)
+        watched = {"context": weakref.ref(context), "variable": weakref.ref(value)}
+        if end == "refused":
+            namesake = asyncio.create_task(correlator.correlate("a"))
+            await turns(2)
+        waiting = asyncio.get_running_loop().create_task(
+            group.correlate("a", context=context, timeout=1.0), context=ambient
+        )
         watched["task"] = weakref.ref(waiting)
-        del context
+        del context, value, ambient
         await turns(2)
-        assert correlator.stats().waiting == 1
+        assert correlator.stats().waiting == (2 if end == "refused" else 1)
         if end == "too late":
             await elapse(2.0)
         elif end == "cancelled":
@@ -264,6 +282,11 @@ async def test_who_waited_for_a_place_leaves_nothing(end):
             await correlator.aclose()
         elif end == "draining":
             await correlator.drain(0.1)
+        elif end == "refused":
+            first.cancel()
+            await turns(2)
+            correlator.resolve("a", 1)
+            assert await namesake == 1
         else:
             first.cancel()
             if end == "served":

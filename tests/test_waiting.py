@@ -433,16 +433,22 @@ async def test_observers_hear_of_who_waited_in_his_own_context():
             heard.append(("refused", who.get()))
 
     async with Correlator(max_pending=1, when_full="wait", observers=[Listener()]) as correlator:
-        first = correlator.register()
-        for name in ("waiter", "sent away"):
+        first, group = correlator.register(), correlator.group("g")
+        for name, via in (("waiter", correlator), ("of a group", group), ("sent away", correlator)):
             context = copy_context()
             context.run(who.set, name)
-            asyncio.get_running_loop().create_task(swallow(correlator.correlate()), context=context)
+            asyncio.get_running_loop().create_task(swallow(via.correlate()), context=context)
         await turns(3)
         who.set("whoever settles")
+        group.close()
         first.cancel()
         await turns(3)
-    assert heard == [("registered", "nobody"), ("registered", "waiter"), ("refused", "sent away")]
+    assert heard == [
+        ("registered", "nobody"),
+        ("refused", "of a group"),
+        ("registered", "waiter"),
+        ("refused", "sent away"),
+    ]
 
 
 async def swallow(awaitable):

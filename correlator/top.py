@@ -20,7 +20,7 @@ from aiohttp import (
     InvalidURL,
     NonHttpUrlClientError,
 )
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 
 from .topscreen import line_of, screen_of
@@ -59,7 +59,8 @@ async def _print(source: _Source, console: Console, *, once: bool, as_json: bool
             if as_json:
                 print(json.dumps(seen))
             else:
-                console.print(screen_of(seen, [seen], None, console.size, is_whole=True))
+                width = console.width if console.is_terminal else None
+                console.print(Group(*screen_of(seen, width=width)), soft_wrap=True)
             return
         async for told in source.snapshots(session):
             if isinstance(told, str):
@@ -78,7 +79,8 @@ async def _watch(source: _Source, console: Console) -> None:
         if said is not None and history:
             said = f"stale, last heard {time.monotonic() - last_at:.0f} s ago: {said}"
         seen = history[-1] if history else None
-        return screen_of(seen, list(history), said, console.size)
+        width, height = console.size
+        return Group(*screen_of(seen, list(history), said, width=width, height=height))
 
     async with source.session() as session:
         with Live(

@@ -2,31 +2,38 @@
 
 from __future__ import annotations
 
+import textwrap
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
+from typing import Any, NamedTuple
 
-from rich import box
-from rich.columns import Columns
-from rich.console import ConsoleDimensions, Group, RenderableType
-from rich.table import Table
+from rich.cells import cell_len
 from rich.text import Text
 
-__all__ = ["line_of", "screen_of"]
+__all__ = ["is_number", "line_of", "plain", "screen_of"]
 
 _NOTHING = "\N{EN DASH}"
+_CUT = "\N{HORIZONTAL ELLIPSIS}"
 _BARS = "▁▂▃▄▅▆▇█"
+_GAP = 2  # cells between two columns, or two figures
+_NO_END = 10**9  # cells or lines: as many as there are
+_ROWS = 10  # of a table, on a screen
+_REFUSALS = 8  # kinds of them, on a screen
+_RESTARTED = 10  # snapshots, so seconds, for which it says so
 _ENDS = ("resolved", "rejected", "timed_out", "cancelled", "closed")
+_RATES = (*_ENDS, "refused")
+_STATES = ("draining", "closed")  # those that are news
 
 
 def line_of(seen: dict[str, Any]) -> str:
     """Return a snapshot as one line."""
     stats, rates, latency = seen["stats"], seen["rates"], seen["latency"]
     parts = [
-        time.strftime("%H:%M:%S", time.localtime(seen["time"])),
+        _clock(seen["time"]),
         f"pending={_number(stats.get('pending'))}",
         f"oldest={_seconds(stats.get('oldest_age')).replace(' ', '')}",
-        *(f"{name}/s={_number(rates.get(name))}" for name in (*_ENDS, "refused")),
+        *(f"{name}/s={_number(rates.get(name))}" for name in _RATES),
         f"p50={_seconds(latency.get('p50')).replace(' ', '')}",
         f"p99={_seconds(latency.get('p99')).replace(' ', '')}",
     ]
@@ -35,147 +42,247 @@ def line_of(seen: dict[str, Any]) -> str:
 
 def screen_of(
     seen: dict[str, Any] | None,
-    history: Sequence[dict[str, Any]],
-    told: str | None,
-    size: ConsoleDimensions,
+    history: Sequence[dict[str, Any]] = (),
+    told: str | None = None,
     *,
-    is_whole: bool = False,
-) -> RenderableType:
-    """Return what fits on a screen of that size.
+    width: int | None = None,
+    height: int | None = None,
+) -> list[Text]:
+    """Return the lines that fit on a screen of that size.
 
     Args:
         seen: the last snapshot, or None.
         history: the last ones, oldest first.
         told: why there is no newer one, or None.
-        size: of the terminal.
-        is_whole: show all of it, however long.
+        width: in cells; None: nothing is cut.
+        height: in lines; None: all of it is shown.
     """
-    head = Text("correlator ", style="bold")
-    if seen is not None:
-        head.append(_text(seen.get("name")), style="")
-        head.append(time.strftime("  %H:%M:%S", time.localtime(seen["time"])), style="dim")
-    parts: list[RenderableType] = [head]
+    width, height = width or _NO_END, height or _NO_END
+    lines = _flow(_head(seen, history), width)
     if told is not None:
-        parts.append(Text(_text(told), style="bold red"))
+        lines += [
+            Text(line, style="bold red")
+            for line in textwrap.wrap(
+                plain(told), max(10, width), max_lines=max(1, height // 4), placeholder=f" {_CUT}"
+            )
+        ]
+    if seen is not None:
+        lines += _figures(seen, width, None if height == _NO_END else _REFUSALS)
+        if len(history) > 1:
+            for name, label in (("pending", "pending"), ("oldest_age", "oldest ")):
+                values = [each["stats"].get(name) for each in history]
+                room = max(1, min(60, width - len(label) - 1))
+                lines.append(Text(f"{label} {_sparkline(values[-room:])}", style="cyan"))
+        for table in (_replicas(seen), _oldest(seen), _labels(seen), _unmatched(seen)):
+            # The names of the columns and the rule are two lines.
+            count = height - len(lines) - 2
+            lines += table.lines(width, count if height == _NO_END else min(count, _ROWS))
+    for line in lines:
+        line.truncate(width, overflow="ellipsis")
+    return lines[:height]
+
+
+def _head(seen: dict[str, Any] | None, history: Sequence[dict[str, Any]]) -> list[Text]:
     if seen is None:
-        return Group(*parts)
-    stats, rates, latency = seen["stats"], seen["rates"], seen["latency"]
-    parts += [
-        _figures(
-            ("pending", _number(stats.get("pending"))),
-            ("oldest", _seconds(stats.get("oldest_age"))),
-            ("waiting", _number(stats.get("waiting"))),
-            ("refused", _number(stats.get("refused"))),
-            ("late", _number(stats.get("late"))),
-            ("duplicate", _number(stats.get("duplicate"))),
-            ("unknown", _number(stats.get("unknown"))),
-        ),
-        _figures(*((f"{_words(name)}/s", _number(rates.get(name))) for name in _ENDS)),
-        _figures(*((name, _seconds(latency.get(name))) for name in ("p50", "p90", "p99", "max"))),
+        return [Text("correlator", style="bold")]
+    head = [
+        Text.assemble(("correlator", "bold"), f" {plain(seen.get('name'))}"),
+        Text.assemble((_clock(seen["time"]), "dim")),
     ]
-    width = max(10, min(60, size.width - 20))
-    if len(history) > 1:
-        for name, label in (("pending", "pending"), ("oldest_age", "oldest ")):
-            values = [each["stats"].get(name) for each in history][-width:]
-            parts.append(Text(f"{label} {_sparkline(values)}", style="cyan"))
-    room = 10_000 if is_whole else max(0, size.height - len(parts) - 2)
-    for title, columns, rows in (
-        ("replicas", _REPLICAS, _replicas(seen)),
-        ("oldest", _OLDEST, _oldest(seen)),
-        ("labels", _LABELS, _labels(seen)),
-        ("unmatched", _UNMATCHED, _unmatched(seen)),
-    ):
-        # A title and the names of columns are two lines.
-        count = min(len(rows), room - 2, 10_000 if is_whole else 10)
-        if count > 0:
-            parts.append(_table(title, columns, rows[:count]))
-            room -= count + 2
-    return Group(*parts)
+    if seen.get("state") in _STATES:
+        head.append(Text(seen["state"], style="bold yellow"))
+    began = [each.get("started") for each in history[-_RESTARTED:]]
+    if any(before != after for before, after in pairwise(began)):
+        head.append(Text("restarted", style="bold yellow"))
+    return head
+
+
+def _figures(seen: dict[str, Any], width: int, most_refusals: int | None) -> list[Text]:
+    stats, rates, latency = seen["stats"], seen["rates"], seen["latency"]
+    bound = f" of {_number(seen['max_pending'])}" if is_number(seen.get("max_pending")) else ""
+    counters = {"pending": _number(stats["pending"]) + bound}
+    counters["oldest"] = _seconds(stats.get("oldest_age"))
+    for name in ("waiting", "refused", "late", "duplicate", "unknown"):
+        counters[name] = _number(stats.get(name))
+    groups = [
+        counters,
+        {f"{_words(name)}/s": _number(rates.get(name)) for name in _RATES},
+        {name: _seconds(latency.get(name)) for name in ("p50", "p90", "p99", "max")},
+    ]
+    refusals = list((seen.get("refusals") or {}).items())[:most_refusals]
+    if refusals:
+        groups.append({plain(name): _number(count) for name, count in refusals})
+    return [
+        line
+        for group in groups
+        for line in _flow(
+            (Text.assemble((f"{name} ", "dim"), (value, "bold")) for name, value in group.items()),
+            width,
+        )
+    ]
+
+
+def _flow(parts: Iterable[Text], width: int) -> list[Text]:
+    """Return the parts side by side, on as many lines as they need."""
+    lines: list[Text] = []
+    for part in parts:
+        if lines and lines[-1].cell_len + _GAP + part.cell_len <= width:
+            lines[-1].append(" " * _GAP).append_text(part)
+        else:
+            lines.append(part)
+    return lines
 
 
 # -- tables ----------------------------------------------------------------------------------------
 
-_REPLICAS = ("replica", ">seen", ">pending", ">oldest", ">registered", ">timed out", ">refused")
-_OLDEST = ("request", ">age", ">left", "label", "where it was asked for")
-_LABELS = ("label", ">pending", ">registered", *(f">{name.replace('_', ' ')}" for name in _ENDS))
-_UNMATCHED = ("when", "what", "request")
+
+def _cut_right(text: str, width: int) -> str:
+    cut = Text(text)
+    cut.truncate(width, overflow="ellipsis")
+    return cut.plain
 
 
-def _replicas(seen: dict[str, Any]) -> list[list[str]]:
-    return [
+def _cut_origin(text: str, width: int) -> str:
+    """Cut ``file:line in function`` so that the end of the file and the line are left."""
+    if cell_len(text) > width:
+        text = text.rpartition(" in ")[0] or text
+    if cell_len(text) > width:
+        text = text[-width:]
+        while cell_len(text) >= width:
+            text = text[1:]
+        text = _CUT + text
+    return text
+
+
+class _Column(NamedTuple):
+    """A column of a table: its name, and how it gives way where there is no room.
+
+    Attributes:
+        least: cells that it keeps; None: all of it.
+    """
+
+    name: str
+    is_number: bool = False
+    least: int | None = None
+    cut: Callable[[str, int], str] = _cut_right
+
+    def cell(self, text: str, width: int) -> str:
+        text = self.cut(text, width)
+        room = " " * (width - cell_len(text))
+        return room + text if self.is_number else text + room
+
+
+class _Table(NamedTuple):
+    """The name of the first column is that of the table."""
+
+    columns: Sequence[_Column]
+    rows: Sequence[Sequence[str]]
+
+    def lines(self, width: int, most: int) -> list[Text]:
+        """Return names, a rule and at most so many rows, or nothing if there is none."""
+        rows = self.rows[: max(0, most)]
+        if not rows:
+            return []
+        widths = self._widths(rows, width)
+        columns = self.columns[: len(widths)]
+        names = [
+            column.cell(_cut_right(column.name, cells), cells)
+            for column, cells in zip(columns, widths, strict=True)
+        ]
+        gap = " " * _GAP
+        return [
+            Text.assemble((names[0], "bold"), (gap + gap.join(names[1:]).rstrip(), "dim")),
+            Text("─" * (sum(widths) + _GAP * (len(widths) - 1)), style="dim"),
+            *(Text(gap.join(map(_Column.cell, columns, row, widths)).rstrip()) for row in rows),
+        ]
+
+    def _widths(self, rows: Sequence[Sequence[str]], width: int) -> list[int]:
+        """Return the width of each column, of as many as there is room for."""
+        whole = [
+            max(cell_len(column.name), *(cell_len(row[index]) for row in rows))
+            for index, column in enumerate(self.columns)
+        ]
+        while True:
+            widths = list(whole)
+            excess = sum(widths) + _GAP * (len(widths) - 1) - width
+            # The last that can gives way first.
+            for index in reversed(range(len(widths))):
+                least = self.columns[index].least
+                if least is not None and excess > 0:
+                    given = min(excess, max(0, widths[index] - least))
+                    widths[index] -= given
+                    excess -= given
+            if excess <= 0 or len(widths) == 1:
+                return widths
+            whole.pop()
+
+
+_ID = 8  # cells of an id or a name that are left at least
+
+
+def _replicas(seen: dict[str, Any]) -> _Table:
+    names = ("registered", "timed_out", "refused")
+    columns = [_Column("replicas", least=_ID)]
+    columns += [_Column(name, is_number=True) for name in ("seen", "pending", "oldest")]
+    columns += [_Column(_words(name), is_number=True) for name in names]
+    rows = [
         [
-            _text(each.get("owner")),
+            plain(each.get("owner")),
             "this one" if not index else f"{_seconds(each.get('seen_ago'))} ago",
             _number(each["stats"].get("pending")),
             _seconds(each["stats"].get("oldest_age")),
-            *(_number(each["stats"].get(n)) for n in ("registered", "timed_out", "refused")),
+            *(_number(each["stats"].get(name)) for name in names),
         ]
         for index, each in enumerate(seen["replicas"])
     ]
+    return _Table(columns, rows)
 
 
-def _oldest(seen: dict[str, Any]) -> list[list[str]]:
-    return [
+def _oldest(seen: dict[str, Any]) -> _Table:
+    columns = (
+        _Column("oldest", least=_ID),
+        _Column("age", is_number=True),
+        _Column("left", is_number=True),
+        _Column("label"),
+        _Column("where it was asked for", least=12, cut=_cut_origin),
+    )
+    rows = [
         [
-            _text(each.get("request_id")),
+            plain(each.get("request_id")),
             _seconds(each.get("age")),
             _seconds(each.get("remaining")),
-            _text(each.get("label")),
-            _text(each.get("origin")),
+            plain(each.get("label")),
+            plain(each.get("origin")),
         ]
         for each in seen["oldest"]
     ]
+    return _Table(columns, rows)
 
 
-def _labels(seen: dict[str, Any]) -> list[list[str]]:
+def _labels(seen: dict[str, Any]) -> _Table:
     names = ("pending", "registered", *_ENDS)
-    return [
-        [_text(each.get("label")), *(_number(each.get(name)) for name in names)]
+    columns = [_Column("labels", least=_ID)]
+    columns += [_Column(_words(name), is_number=True) for name in names]
+    rows = [
+        [plain(each.get("label")), *(_number(each.get(name)) for name in names)]
         for each in seen["labels"]
     ]
+    return _Table(columns, rows)
 
 
-def _unmatched(seen: dict[str, Any]) -> list[list[str]]:
-    return [
-        [
-            time.strftime("%H:%M:%S", time.localtime(each.get("time", 0.0))),
-            _text(each.get("disposition")),
-            _text(each.get("request_id")),
-        ]
+def _unmatched(seen: dict[str, Any]) -> _Table:
+    columns = (_Column("unmatched"), _Column("what"), _Column("request", least=_ID))
+    rows = [
+        [_clock(each.get("time")), plain(each.get("disposition")), plain(each.get("request_id"))]
         for each in seen["unmatched"]
     ]
-
-
-def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> RenderableType:
-    table = Table(
-        box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), show_edge=False, header_style="dim"
-    )
-    for index, name in enumerate(columns):
-        is_number = name.startswith(">")
-        header = Text(name.removeprefix(">"))
-        if not index:
-            header = Text(title, style="bold not dim")
-        table.add_column(
-            header,
-            justify="right" if is_number else "left",
-            no_wrap=True,
-            overflow="ellipsis",
-            ratio=None,
-        )
-    for row in rows:
-        table.add_row(*map(Text, row))
-    return table
-
-
-def _figures(*pairs: tuple[str, str]) -> RenderableType:
-    figures = [Text.assemble((f"{name} ", "dim"), (value, "bold")) for name, value in pairs]
-    return Columns(figures, padding=(0, 2))
+    return _Table(columns, rows)
 
 
 # -- words and numbers -----------------------------------------------------------------------------
 
 
-def _text(value: Any) -> str:
+def plain(value: Any) -> str:
     """Return what a stranger said as what cannot do anything to a terminal."""
     if value is None:
         return _NOTHING
@@ -184,27 +291,46 @@ def _text(value: Any) -> str:
     )
 
 
+def is_number(value: Any) -> bool:
+    """Tell whether it is a number as JSON has them: there a bool is none."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def _words(name: str) -> str:
     return name.replace("_", " ")
 
 
 def _number(value: Any) -> str:
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if not is_number(value):
         return _NOTHING
     return f"{value:,}" if isinstance(value, int) else f"{value:,.1f}"
 
 
 def _seconds(value: Any) -> str:
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    """Return a duration as the inspector's page shows it."""
+    if not is_number(value):
         return _NOTHING
     if value == 0:
         return "0 s"
+    if value < 1e-3:
+        return f"{value * 1e6:.0f} µs"
     if value < 1:
-        return f"{value * 1e3:.3g} ms"
-    return f"{value:.1f} s" if value < 100 else f"{value / 60:.1f} min"
+        return f"{float(f'{value * 1e3:.3g}'):g} ms"
+    if value < 100:
+        return f"{value:.0f} s" if value == int(value) else f"{value:.1f} s"
+    return f"{value / 60:.1f} min" if value < 6000 else f"{value / 3600:.1f} h"
+
+
+def _clock(value: Any) -> str:
+    if not is_number(value):
+        return _NOTHING
+    try:
+        return time.strftime("%H:%M:%S", time.localtime(value))
+    except (ValueError, OverflowError, OSError):  # no time of this world
+        return _NOTHING
 
 
 def _sparkline(values: Sequence[Any]) -> str:
-    numbers = [value if isinstance(value, int | float) else 0 for value in values]
+    numbers = [value if is_number(value) else 0 for value in values]
     top = max(numbers, default=0) or 1
     return "".join(_BARS[min(7, max(0, int(value / top * 7.999)))] for value in numbers)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import json
 import os
 import pty
@@ -17,9 +18,12 @@ from fcntl import ioctl
 
 import pytest
 from aiohttp import web
+from rich.cells import cell_len
+from rich.console import Console, Group
 
 from correlator.aiohttp import inspector
 from correlator.top import events_of
+from correlator.topscreen import screen_of
 
 from .aiohttp.serving import serving, until
 from .transports.server import free_ports
@@ -28,6 +32,15 @@ pytestmark = pytest.mark.asyncio(loop_factories=["asyncio"])  # the program has 
 
 PROGRAM = [sys.executable, "-W", "error", "-m", "correlator", "top"]
 NASTY = "\x1b[2J\x1b]0;owned\x07[red]x[/red]\u202eevil\r\n"
+
+
+OLDEST = {
+    "request_id": "2786734787007541b9c08ce137c9d4da",
+    "age": 5000.0,
+    "remaining": 0.0126,
+    "label": "payments",
+    "origin": "/srv/gateway/customer/handlers.py:42 in place_order",
+}
 
 
 async def started(*arguments, **environment):
@@ -69,6 +82,10 @@ def snapshot(**parts):
         "replicas": [],
         **parts,
     }
+
+
+def whole(lines):
+    return "\n".join(line.plain for line in lines)
 
 
 def made_up(told):
@@ -334,14 +351,109 @@ async def test_what_is_hostile_does_nothing_to_the_terminal():
         assert "[red]x[/red]" in out
 
 
-@pytest.mark.parametrize(("columns", "rows"), [(40, 12), (20, 5), (300, 80)])
-async def test_it_fits_small_and_large_terminals(columns, rows):
-    async with (
-        serving(made_up(snapshot())) as served,
-        Terminal(str(served.url()), columns=columns, rows=rows) as terminal,
+# -- the screen ------------------------------------------------------------------------------------
+
+
+def drawn(seen, width, height, **options):
+    """Return the lines of a screen of that size, as rich draws it."""
+    file = io.StringIO()
+    console = Console(file=file, width=width, height=height, force_terminal=True, color_system=None)
+    lines = screen_of(seen, width=width, height=height, **options)
+    console.print(Group(*lines), end="")
+    return file.getvalue().splitlines()
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "seen"),
+    [
+        (20, 5, ["gateway", "draining", "pending 52 of 10,000"]),
+        (40, 12, ["gateway", "draining", "pending 52 of 10,000", "oldest 6 s", "refused/s"]),
+        (80, 24, ["gateway", "draining", "pending 52", "CapacityExceeded 3", "handlers.py:42"]),
+        (300, 80, ["pending 52", "CapacityExceeded 3", OLDEST["origin"], "order-41", "web-2"]),
+    ],
+)
+@pytest.mark.parametrize("said", [None, "stale, last heard 3 s ago: " + "many words " * 40])
+async def test_it_fits_small_and_large_terminals(width, height, seen, said):
+    told = snapshot(
+        name="gateway " + "x" * 400,
+        state="draining",
+        max_pending=10_000,
+        oldest=[OLDEST] * 20,
+        labels=[{"label": "b" * 100, "pending": 10**9, "registered": 10**9}] * 50,
+        unmatched=[{"time": 1.0, "request_id": "order-41 \u6f22\u5b57", "disposition": "late"}]
+        * 50,
+        replicas=[{"owner": f"web-{number}", "stats": {}} for number in range(3)],
+        refusals={"CapacityExceeded": 3} | {f"Kind{number}": 1 for number in range(100)},
+    )
+    lines = drawn(told, width, height, history=[told] * 120, told=said)
+    assert max(map(cell_len, lines)) <= width
+    assert len(lines) <= height
+    if said is None:
+        assert all(word in "\n".join(lines) for word in seen)
+    else:
+        assert "stale" in "\n".join(lines)
+        assert height < 12 or "pending 52 of 10,000" in "\n".join(lines)
+
+
+async def test_the_origin_gives_way_before_the_id_and_the_rest_is_whole():
+    def row(width, **parts):
+        told = snapshot(oldest=[{**OLDEST, **parts}], labels=[], unmatched=[])
+        line = drawn(told, width, 40)[-1]
+        assert "12.6 ms" in line
+        assert "83.3 min" in line
+        assert OLDEST["label"] in line
+        return line
+
+    request_id, origin = OLDEST["request_id"], OLDEST["origin"]
+    assert row(200).endswith(origin)
+    assert row(100).endswith(f"  {origin.partition(' in ')[0]}")
+    assert row(83).startswith(f"{request_id} ")
+    assert row(83).endswith("  …omer/handlers.py:42")
+    assert row(73).startswith(f"{request_id[:29]}… ")
+    assert row(73).endswith("  …dlers.py:42")
+    # There is no room for where it was: the id has it instead.
+    assert row(50).startswith(f"{request_id[:20]}… ")
+    assert row(50).endswith("payments")
+    # What takes two cells.
+    wide = row(80, request_id="\u6f22" * 30, origin="\u5b57" * 30 + ".py:7 in \u6f22")
+    assert wide.endswith("\u5b57.py:7")
+    assert cell_len(wide) <= 80
+
+
+async def test_it_says_what_state_it_is_in_and_when_it_began_anew():
+    before, after = snapshot(started=1.0, state="open"), snapshot(started=2.0, state="closed")
+    assert "closed" in screen_of(after)[0].plain
+    assert "open" not in screen_of(before)[0].plain
+    assert "restarted" not in screen_of(before, [before, before])[0].plain
+    assert "restarted" in screen_of(after, [before, after, after])[0].plain
+    assert "restarted" not in screen_of(after, [before, *[after] * 20])[0].plain  # for a while
+
+
+async def test_what_an_inspector_may_not_tell_is_left_out():
+    assert "pending 52  oldest" in whole(screen_of(snapshot()))
+    assert "pending 52  oldest" in whole(screen_of(snapshot(max_pending=None)))
+    assert "pending 52 of 10,000" in whole(screen_of(snapshot(max_pending=10_000)))
+    assert "refused/s 2.5" in whole(screen_of(snapshot(rates={"refused": 2.5})))
+    refusals = {"CapacityExceeded": 3, "DuplicateRequest": 1}
+    told = whole(screen_of(snapshot(refusals=refusals)))
+    assert "CapacityExceeded 3  DuplicateRequest 1" in told
+
+
+async def test_seconds_are_those_of_the_page():
+    for value, shown in (
+        (0, "0 s"),
+        (0.0000423, "42 µs"),
+        (0.0426, "42.6 ms"),
+        (0.9996, "1000 ms"),
+        (6.0, "6 s"),
+        (6.04, "6.0 s"),
+        (99.94, "99.9 s"),
+        (100, "1.7 min"),
+        (6000, "1.7 h"),
+        ("6", "–"),
     ):
-        await terminal.shows("52")
-        assert terminal.process.poll() is None
+        told = snapshot(latency={"max": value})
+        assert whole(screen_of(told)).partition("max ")[2].partition("\n")[0] == shown
 
 
 # -- the stream ----------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""`python -m correlator top`, run as users run it: in a pipe, and in a terminal of its own."""
+"""`python -m correlator top`: within this process, and as users run it: in pipes and terminals."""
 
 from __future__ import annotations
 
@@ -10,28 +10,51 @@ import os
 import pty
 import re
 import signal
+import socket
 import struct
 import subprocess
 import sys
 import termios
 from fcntl import ioctl
+from pathlib import Path
 
 import pytest
 from aiohttp import web
 from rich.cells import cell_len
 from rich.console import Console, Group
 
+from correlator.__main__ import main
 from correlator.aiohttp import inspector
-from correlator.top import events_of
-from correlator.topscreen import screen_of
+from correlator.topscreen import line_of, screen_of
+from correlator.topsource import Failure, Source, events_of, parsed
 
 from .aiohttp.serving import serving, until
+from .transports.certificates import Certificates
 from .transports.server import free_ports
 
 pytestmark = pytest.mark.asyncio(loop_factories=["asyncio"])  # the program has a loop of its own
 
 PROGRAM = [sys.executable, "-W", "error", "-m", "correlator", "top"]
 NASTY = "\x1b[2J\x1b]0;owned\x07[red]x[/red]\u202eevil\r\n"
+VARIABLE = "CORRELATOR_AUTHORIZATION"
+
+
+@pytest.fixture
+def top(capsys, monkeypatch):
+    """Run it in a thread of this process; return its status, what it printed, its complaint."""
+    monkeypatch.delenv(VARIABLE, raising=False)
+
+    def call(arguments):
+        try:
+            return main(["top", *arguments])
+        except SystemExit as end:
+            return end.code
+
+    async def run(*arguments):
+        status = await asyncio.to_thread(call, arguments)
+        return status, *capsys.readouterr()
+
+    return run
 
 
 OLDEST = {
@@ -51,14 +74,6 @@ async def started(*arguments, **environment):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
-
-
-async def run(*arguments, **environment):
-    """Run it to its end; return its status, what it printed, and what it complained of."""
-    process = await started(*arguments, **environment)
-    async with asyncio.timeout(30):
-        out, complaint = await process.communicate()
-    return process.returncode, out.decode(), complaint.decode()
 
 
 def app_of(correlator, **options):
@@ -112,13 +127,14 @@ def made_up(told):
 class Terminal:
     """The program in a terminal of its own."""
 
-    def __init__(self, *arguments, columns=100, rows=30):
+    def __init__(self, *arguments, columns=100, rows=30, term="xterm-256color"):
         self.screen = ""
         self._ours, theirs = pty.openpty()
         ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
         self.before = termios.tcgetattr(theirs)
-        environment = {**os.environ, "TERM": "xterm-256color"}
-        environment.pop("NO_COLOR", None)
+        environment = {**os.environ, "TERM": term}
+        for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "COLUMNS", "LINES"):
+            environment.pop(name, None)
         self.process = subprocess.Popen(  # noqa: S603  # our own code
             [*PROGRAM, *arguments],
             stdin=theirs,
@@ -161,17 +177,17 @@ class Terminal:
 # -- once, and in a pipe -------------------------------------------------------------------------
 
 
-async def test_once_it_prints_what_a_real_inspector_tells(correlator):
+async def test_once_it_prints_what_a_real_inspector_tells(correlator, top):
     correlator.register("order-42", label="bank", timeout=60.0)
     correlator.resolve("stranger", 1)
     async with serving(app_of(correlator)) as served:
         url = str(served.url("/inspector"))
-        status, out, complaint = await run(url, "--once")
+        status, out, complaint = await top(url, "--once")
         assert (status, complaint) == (0, "")
         for word in ("tested", "pending 1", "unknown 1", "order-42", "bank"):
             assert word in out
         assert "\x1b" not in out
-        status, out, _ = await run(url, "--once", "--json")
+        status, out, _ = await top(url, "--once", "--json")
         seen = json.loads(out)
         assert seen["stats"]["pending"] == 1
         assert seen["oldest"][0]["request_id"] == "order-42"
@@ -196,20 +212,69 @@ async def test_in_a_pipe_it_prints_a_line_a_snapshot_until_nobody_reads():
             assert await process.stderr.read() == b""
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT])
-async def test_ctrl_c_in_a_pipe_ends_it_well(number):
+@pytest.mark.parametrize("options", [("--once",), ("--once", "--json")])
+async def test_who_reads_nothing_at_all_is_no_failure(options):
+    async with serving(made_up(snapshot())) as served:
+        ours, theirs = os.pipe()
+        os.close(ours)
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *PROGRAM, str(served.url()), *options, stdout=theirs, stderr=subprocess.PIPE
+            )
+        finally:
+            os.close(theirs)
+        _, complaint = await process.communicate()
+        assert (process.returncode, complaint) == (0, b"")
+
+
+async def test_in_a_pipe_nothing_is_cut(top, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "20")
+    async with serving(made_up(snapshot(oldest=[OLDEST]))) as served:
+        status, out, _ = await top(str(served.url()), "--once")
+        assert status == 0
+        for word in map(str, (OLDEST["request_id"], OLDEST["label"], OLDEST["origin"])):
+            assert word in out
+        assert "…" not in out
+
+
+async def test_ctrl_c_in_a_pipe_ends_it_well():
     async with serving(made_up(snapshot())) as served:
         process = await started(str(served.url()))
         await process.stdout.readline()
-        process.send_signal(number)
+        process.send_signal(signal.SIGINT)
         _, complaint = await process.communicate()
         assert (process.returncode, complaint) == (0, b"")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no disk here is always full")
+@pytest.mark.parametrize("options", [(), ("--once",), ("--once", "--json")])
+async def test_a_full_disk_is_said_in_a_line(options):
+    async with serving(made_up(snapshot())) as served:
+        full = os.open("/dev/full", os.O_WRONLY)
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *PROGRAM, str(served.url()), *options, stdout=full, stderr=subprocess.PIPE
+            )
+        finally:
+            os.close(full)
+        _, complaint = await process.communicate()
+        assert process.returncode == 1
+        assert complaint.count(b"\n") == 1
+        assert b"the output cannot be written: No space left" in complaint
+
+
+async def test_an_encoding_that_lacks_a_character_ends_nothing():
+    async with serving(made_up(snapshot(name="Überweisung"))) as served:
+        process = await started(str(served.url()), "--once", PYTHONIOENCODING="ascii")
+        out, complaint = await process.communicate()
+        assert (process.returncode, complaint) == (0, b"")
+        assert b"?berweisung" in out
 
 
 # -- what can be wrong -----------------------------------------------------------------------------
 
 
-async def test_each_thing_that_is_wrong_is_said_in_a_line(correlator):
+async def test_each_thing_that_is_wrong_is_said_in_a_line(correlator, top):
     (unused_port,) = free_ports(1)
 
     async def elsewhere(_request):
@@ -221,39 +286,109 @@ async def test_each_thing_that_is_wrong_is_said_in_a_line(correlator):
     async def nonsense(_request):
         return web.json_response({"stats": []})
 
+    async def unauthorized(_request):
+        return web.Response(status=401)
+
+    async def busy(_request):
+        detail = f"{NASTY}{'x' * 500}"
+        return web.json_response(
+            {"detail": detail}, status=503, content_type="application/problem+json"
+        )
+
+    async def endless(_request):
+        detail = {"detail": "x" * 100_000}
+        return web.json_response(detail, status=503, content_type="application/problem+json")
+
+    async def broken(request):
+        response = web.StreamResponse(headers={"Content-Length": "100"})
+        response.content_type = "application/json"
+        await response.prepare(request)
+        request.transport.close()
+        return response
+
     app = web.Application()
-    app.add_routes(
-        [
-            web.get("/moved/snapshot", elsewhere),
-            web.get("/html/snapshot", html),
-            web.get("/nonsense/snapshot", nonsense),
-        ]
-    )
+    for path, handler in (
+        ("moved", elsewhere),
+        ("html", html),
+        ("nonsense", nonsense),
+        ("unauthorized", unauthorized),
+        ("busy", busy),
+        ("endless", endless),
+        ("broken", broken),
+    ):
+        app.router.add_get(f"/{path}/snapshot", handler)
     app.add_subapp("/guarded", inspector(correlator, authorize=lambda _request: False))
     async with serving(app) as served:
         at = f"http://me:canary@127.0.0.1:{served.port}"
         for url, why in (
             (f"{at}/nowhere", "there is no inspector"),
-            (f"{at}/guarded", "it does not let you look"),
+            (f"{at}/guarded", r"it does not let you look: .* It says: You may not see this\."),
             (f"{at}/moved", "it answered 302"),
             (f"{at}/html", "it answered 200 text/html"),
             (f"{at}/nonsense", "it tells nonsense"),
-            (f"http://me:canary@127.0.0.1:{unused_port}/inspector", "Cannot connect"),
-            ("not a url", "must begin with http"),
-            (f"ftp://me:canary@127.0.0.1:{unused_port}/", "must begin with http"),
+            (f"{at}/unauthorized", "it wants credentials: see --header"),
+            (f"{at}/busy", r"too many look .* It says: \ufffd\[2J.*\[red\]x.*x{100}"),
+            (f"{at}/endless", "too many look already, or it is shutting down\n"),
+            (f"{at}/broken", "its answer breaks off"),
+            (f"http://me:canary@127.0.0.1:{unused_port}/inspector", "connection refused"),
+            (f"https://me:canary@127.0.0.1:{served.port}/inspector", "TLS fails"),
+            ("http://me:canary@a..b/inspector", "no request can be made"),
         ):
-            status, out, complaint = await run(url, "--once", "--timeout", "5")
+            status, out, complaint = await top(url, "--once")
             assert (status, out) == (1, "")
-            assert re.search(why, complaint, re.IGNORECASE), complaint
+            assert re.search(why, complaint), complaint
             assert complaint.count("\n") == 1
+            assert "\x1b" not in complaint
             assert "canary" not in complaint
+            assert len(complaint) < 500
 
 
-async def test_more_than_a_megabyte_is_refused():
+async def test_a_host_that_nobody_knows_is_told_from_one_that_refuses(top, monkeypatch):
+    def unknown(*_):
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    status, _, complaint = await top("http://nowhere.invalid/inspector", "--once")
+    assert status == 1
+    assert complaint.startswith("correlator top: http://nowhere.invalid/inspector: its host is not")
+    assert complaint.count("\n") == 1
+
+
+async def test_a_certificate_that_is_not_trusted_is_told_from_tls_that_fails(tmp_path, top):
+    runner = web.AppRunner(web.Application())
+    await runner.setup()
+    try:
+        context = Certificates(tmp_path / "certificates").server()
+        await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context).start()
+        port = runner.addresses[0][1]
+        status, _, complaint = await top(f"https://127.0.0.1:{port}/inspector", "--once")
+    finally:
+        await runner.cleanup()
+    assert status == 1
+    assert "its certificate is not trusted: " in complaint
+    assert complaint.count("\n") == 1
+
+
+async def test_it_speaks_tls(tmp_path):
+    certificates = Certificates(tmp_path / "certificates")
+    runner = web.AppRunner(made_up(snapshot()))
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=certificates.server()).start()
+        url = f"https://127.0.0.1:{runner.addresses[0][1]}"
+        process = await started(url, "--once", SSL_CERT_FILE=str(certificates.authority))
+        out, complaint = await process.communicate()
+    finally:
+        await runner.cleanup()
+    assert (process.returncode, complaint) == (0, b"")
+    assert b"pending 52" in out
+
+
+async def test_more_than_a_megabyte_is_refused(top):
     told = snapshot(labels=[{"label": "x" * 1000}] * 2000)
     async with serving(made_up(told)) as served:
         for options in (("--once",), ()):
-            status, _, complaint = await run(str(served.url()), *options)
+            status, _, complaint = await top(str(served.url()), *options)
             assert status == 1
             assert "more than a megabyte" in complaint
 
@@ -261,29 +396,95 @@ async def test_more_than_a_megabyte_is_refused():
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
-        ([], "required"),
-        (["http://x", "--timeout", "0"], "above 0"),
+        ([], "url"),
+        (["http://x", "--timeout", "0"], "--timeout: it must be above 0"),
+        (["http://x", "--timeout", "nan"], "--timeout: it must be above 0"),
         (["http://x", "--header", "canary"], "NAME: VALUE"),
-        (["http://x", "--header", "a: canary\r\nb: c"], "NAME: VALUE"),
-        (["http://x", "--nonsense"], "unrecognized"),
+        (
+            ["http://x", "--header", "A b: canary"],
+            "--header: it must be 'NAME: VALUE', with a NAME",
+        ),
+        (["http://x", "--header", ": canary"], "with a NAME that HTTP allows"),
+        (["http://x", "--header", "a: canary\r\nb: c"], "--header: the VALUE of 'NAME: VALUE'"),
+        (["http://x", "--nonsense"], "unrecognized arguments: --nonsense"),
+        (["http://x", "--heade=Authorization: canary"], "unrecognized arguments: --heade\n"),
+        (["http://x", "-H", "canary", "-Hcanary"], "unrecognized arguments: -H … -H\n"),
+        (["foo"], "url: it must begin with http:// or https://"),
+        (["not a url"], "url: it must begin with http:// or https://"),
+        (["me:canary@host/"], "url: it must begin with http:// or https://"),
+        (["ftp://me:canary@host/"], "url: it must begin with http:// or https://"),
+        (["http://"], "url: it must name a host"),
+        (["http://me:canary@host:99999/"], "its port is not one of 1 to 65535"),
+        (["http://me:canary@host:0/"], "its port is not one of 1 to 65535"),
+        (["http://me:canary@[host/"], "its host is none"),
+        (["http://me:canary@host/?token=canary"], "url: it has a query or a fragment"),
+        (["http://me:canary@host/#top"], "url: it has a query or a fragment"),
+        (["http://me:canary@host/a b"], "url: it has a space or a control character"),
+        (["http://me:canary@host/", "--header", "authorization: b"], "credentials in the URL"),
     ],
 )
-async def test_what_is_not_understood_is_said_with_status_2(arguments, why):
-    status, _, complaint = await run(*arguments)
-    assert status == 2
+async def test_what_is_not_understood_is_said_in_a_line_with_status_2(arguments, why, top):
+    status, out, complaint = await top(*arguments)
+    assert (status, out) == (2, "")
     assert why in complaint
+    assert complaint.count("\n") == 1
     assert "canary" not in complaint
 
 
-async def test_it_sends_the_credentials_it_is_given(correlator):
+async def test_who_forgets_the_command_reads_no_password(capsys):
+    with pytest.raises(SystemExit):
+        main(["http://me:canary@host/"])
+    assert "canary" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "secret", ["canary\n", "canary\x00", "canary\r\nX-Other: 1", "\udc80canary"]
+)
+async def test_a_variable_that_is_no_header_is_named(secret, top, monkeypatch):
+    monkeypatch.setattr(os, "environ", {**os.environ, VARIABLE: secret})
+    status, _, complaint = await top("http://x", "--once")
+    assert status == 2
+    assert VARIABLE in complaint
+    assert complaint.count("\n") == 1
+    assert "canary" not in complaint
+
+
+# -- what is sent ----------------------------------------------------------------------------------
+
+
+async def test_it_sends_the_credentials_it_is_given(correlator, top, monkeypatch):
     def may(request):
         return request.headers.get("Authorization") == "Bearer canary"
 
     async with serving(app_of(correlator, authorize=may)) as served:
         url = str(served.url("/inspector"))
-        assert (await run(url, "--once", "--header", "Authorization: Bearer canary"))[0] == 0
-        assert (await run(url, "--once", CORRELATOR_AUTHORIZATION="Bearer canary"))[0] == 0
-        assert (await run(url, "--once"))[0] == 1
+        assert (await top(url, "--once"))[0] == 1
+        monkeypatch.setenv(VARIABLE, "Bearer canary")
+        assert (await top(url, "--once"))[0] == 0
+
+
+async def test_the_command_line_wins_over_the_variable_and_each_header_is_sent(top, monkeypatch):
+    sent = []
+
+    async def answer(request):
+        sent.append([request.headers.getall(name, []) for name in ("Authorization", "X-Twice")])
+        return web.json_response(snapshot())
+
+    app = web.Application()
+    app.router.add_get("/snapshot", answer)
+    async with serving(app) as served:
+        url = str(served.url())
+        monkeypatch.setenv(VARIABLE, "Bearer variable")
+        assert (await top(url, "--once", "--header", "authorization: Bearer option"))[0] == 0
+        twice = ("--header", "X-Twice: 1", "--header", "x-twice: 2")
+        assert (await top(url, "--once", *twice))[0] == 0
+        in_url = url.replace("http://", "http://me:it@")
+        assert (await top(in_url, "--once"))[0] == 0
+    assert sent == [
+        [["Bearer option"], []],
+        [["Bearer variable"], ["1", "2"]],
+        [["Basic bWU6aXQ="], []],
+    ]
 
 
 async def test_without_the_extra_it_says_which():
@@ -294,6 +495,113 @@ async def test_without_the_extra_it_says_which():
     )
     assert done.returncode == 2
     assert done.stderr == "correlator top needs the extra 'cli', as in aiocorrelator[cli]\n"
+
+
+# -- how long it waits -----------------------------------------------------------------------------
+
+DRIBBLES = 500  # pieces, a hundred a second: many times the timeouts here, and an end for all that
+
+
+async def test_who_dribbles_a_body_holds_it_no_longer_than_the_timeout(top):
+    async def dribble(request):
+        response = web.StreamResponse(headers={"Content-Type": "application/json"})
+        await response.prepare(request)
+        with contextlib.suppress(ConnectionError):
+            for _ in range(DRIBBLES):
+                await response.write(b" ")
+                await asyncio.sleep(0.01)  # really: another loop reads
+            await response.write(json.dumps(snapshot()).encode())
+        return response
+
+    app = web.Application()
+    app.router.add_get("/snapshot", dribble)
+    async with serving(app) as served:
+        status, _, complaint = await top(str(served.url()), "--once", "--timeout", "0.5")
+        assert status == 1
+        assert "it does not answer within 0.5 s; a snapshot takes up to a second" in complaint
+        _, _, complaint = await top(str(served.url()), "--once", "--timeout", "1.5")
+        assert complaint.endswith("it does not answer within 1.5 s\n")
+
+
+@pytest.mark.parametrize("options", [(), ("--once",)])
+async def test_who_dribbles_headers_holds_it_no_longer_either(options, top):
+    is_over = asyncio.Event()
+
+    async def dribble(reader, writer):
+        try:
+            writer.write(b"HTTP/1.1 200 OK\r\nX: ")
+            for _ in range(DRIBBLES):
+                writer.write(b"x")
+                await writer.drain()
+                await asyncio.sleep(0.01)  # really: another loop reads
+        except ConnectionError:  # the client has gone
+            pass
+        finally:
+            writer.close()
+            is_over.set()
+
+    async with await asyncio.start_server(dribble, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        status, _, complaint = await top(f"http://127.0.0.1:{port}", *options, "--timeout", "0.5")
+        await is_over.wait()
+    assert status == 1
+    assert "it does not answer within 0.5 s" in complaint
+
+
+@pytest.mark.parametrize("count", [0, 1])
+async def test_comments_and_other_events_are_no_sign_of_life(count):
+    async def events(request):
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        data = json.dumps(snapshot())
+        with contextlib.suppress(ConnectionError):
+            await response.write(f"event: snapshot\ndata: {data}\n\n".encode() * count)
+            for _ in range(DRIBBLES):
+                await response.write(b": ping\n\nevent: ping\ndata: 1\n\n")
+                await asyncio.sleep(0.01)
+        return response
+
+    app = web.Application()
+    app.router.add_get("/events", events)
+    async with serving(app) as served:
+        source = Source(str(served.url()), (), timeout=0.5)
+        async with (
+            source.session() as session,
+            contextlib.aclosing(source.snapshots(session)) as told,
+        ):
+            for _ in range(count):
+                assert (await anext(told))["name"] == "gateway"
+            if count:
+                assert "it does not answer within 0.5 s" in await anext(told)
+            else:
+                with pytest.raises(Failure, match=r"it does not answer within 0\.5 s"):
+                    await anext(told)
+
+
+async def test_a_stream_that_tells_nonsense_is_stale_and_asked_again():
+    answers = iter([snapshot(), snapshot(stats=[]), snapshot(name="again")])
+
+    async def events(request):
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        for told in answers:
+            await response.write(f"event: snapshot\ndata: {json.dumps(told)}\n\n".encode())
+            if told["stats"] == []:
+                break
+        return response
+
+    app = web.Application()
+    app.router.add_get("/events", events)
+    async with serving(app) as served:
+        source = Source(str(served.url()), (), timeout=5.0)
+        async with (
+            source.session() as session,
+            contextlib.aclosing(source.snapshots(session)) as told,
+        ):
+            assert (await anext(told))["name"] == "gateway"
+            assert "it tells nonsense" in await anext(told)
+            assert (await anext(told))["name"] == "again"
+            assert "the stream has ended" in await anext(told)
 
 
 # -- in a terminal ---------------------------------------------------------------------------------
@@ -316,6 +624,46 @@ async def test_in_a_terminal_it_is_live_and_ctrl_c_gives_the_terminal_back(corre
     await correlator.aclose()
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+async def test_a_signal_ends_it_as_ever_once_the_terminal_is_as_it_was(number):
+    async with (
+        serving(made_up(snapshot())) as served,
+        Terminal(str(served.url())) as terminal,
+    ):
+        await terminal.shows("pending 52")
+        terminal.process.send_signal(number)
+        assert await asyncio.to_thread(terminal.process.wait, 10) == -number
+        await until(lambda: "\x1b[?1049l" in terminal.screen)
+        assert terminal.screen.rindex("\x1b[?25h") > terminal.screen.rindex("\x1b[?25l")
+        assert "Traceback" not in terminal.text
+        assert termios.tcgetattr(terminal._theirs) == terminal.before
+
+
+async def test_a_dumb_terminal_gets_lines_as_a_pipe_does():
+    async with serving(made_up(snapshot())) as served:
+        async with Terminal(str(served.url()), term="dumb") as terminal:
+            await terminal.shows(r"pending=52(.|\s)*pending=52")
+            assert "\x1b" not in terminal.screen
+        async with Terminal(str(served.url()), "--once", term="dumb", columns=30) as terminal:
+            assert await asyncio.to_thread(terminal.process.wait, 30) == 0
+            await until(lambda: "order-41" in terminal.screen)
+            assert "refused/s" in terminal.screen
+            assert "\x1b" not in terminal.screen
+
+
+async def test_once_in_a_terminal_it_keeps_to_the_width(correlator):
+    told = snapshot(oldest=[OLDEST])
+    async with (
+        serving(made_up(told)) as served,
+        Terminal(str(served.url()), "--once", columns=80) as terminal,
+    ):
+        assert await asyncio.to_thread(terminal.process.wait, 30) == 0
+        await until(lambda: "order-41" in terminal.screen)
+        assert max(map(cell_len, terminal.text.splitlines())) <= 80
+        assert "handlers.py:42" in terminal.text
+        assert OLDEST["origin"] not in terminal.text
+
+
 async def test_it_says_when_it_is_stale_and_recovers(correlator):
     runner = web.AppRunner(app_of(correlator))
     await runner.setup()
@@ -334,19 +682,21 @@ async def test_it_says_when_it_is_stale_and_recovers(correlator):
     await correlator.aclose()
 
 
-async def test_what_is_hostile_does_nothing_to_the_terminal():
+async def test_what_is_hostile_does_nothing_to_the_terminal(top):
     told = snapshot(
         name=NASTY,
         oldest=[{"request_id": NASTY, "age": 1.0, "label": NASTY, "origin": NASTY}],
         labels=[{"label": NASTY}],
         unmatched=[{"time": 1.0, "request_id": NASTY, "disposition": NASTY}],
+        refusals={NASTY: 1},
+        replicas=[{"owner": NASTY, "stats": {}}],
     )
     async with serving(made_up(told)) as served:
         async with Terminal(str(served.url()), columns=200) as terminal:
             await terminal.shows(r"\[red\]x\[/red\]")
             for part in ("\x1b[2J", "\x1b]0;", "\x07", "\u202e"):
                 assert part not in terminal.screen
-        _, out, _ = await run(str(served.url()), "--once")
+        _, out, _ = await top(str(served.url()), "--once")
         assert "\x1b" not in out
         assert "[red]x[/red]" in out
 
@@ -456,25 +806,135 @@ async def test_seconds_are_those_of_the_page():
         assert whole(screen_of(told)).partition("max ")[2].partition("\n")[0] == shown
 
 
-# -- the stream ----------------------------------------------------------------------------------
+# -- nonsense --------------------------------------------------------------------------------------
+
+NONSENSE = [
+    *('"x"', '""', "[]", "{}", "[[]]", "[null]", '[{"stats": 1}]', '{"a": []}', "null", "true"),
+    *("NaN", "Infinity", "-Infinity", "1e400", "-1e400", "1e15", "-1e15", "-1", "1e-300"),
+    *("9" * 400, "-" + "9" * 5000, '"\\ud800\\u001b[2J"', "[" * 50 + "]" * 50, "[" * 90_000),
+]
+
+
+def places(value, path=()):
+    """Yield the path to each value within."""
+    if isinstance(value, dict | list):
+        for key in value if isinstance(value, dict) else range(len(value)):
+            yield (*path, key)
+            yield from places(value[key], (*path, key))
+
+
+@pytest.mark.parametrize("nonsense", NONSENSE, ids=lambda text: text[:12])
+async def test_nonsense_anywhere_is_refused_or_drawn(nonsense):
+    told = snapshot(
+        started=1.0,
+        state="open",
+        max_pending=10,
+        refusals={"CapacityExceeded": 1},
+        replicas=[{"owner": "web-1", "seen_ago": 1.0, "stats": {"pending": 1, "oldest_age": 1.0}}],
+        oldest=[OLDEST],
+    )
+    for path in [(), *places(told)]:
+        spoilt = {"": json.loads(json.dumps(told))}
+        within, last = spoilt, ""
+        for key in path:
+            within, last = within[last], key
+        within[last] = "HERE"
+        data = json.dumps(spoilt[""]).replace('"HERE"', nonsense).encode()
+        try:
+            seen = parsed(data)
+        except Failure:
+            continue
+        json.dumps(seen, allow_nan=False)
+        for text in (line_of(seen), whole(screen_of(seen)), *drawn(seen, 80, 24)):
+            assert "\x1b" not in text
+        drawn(seen, 40, 12, history=[parsed(json.dumps(told).encode()), seen, seen])
+
+
+@pytest.mark.parametrize("depth", [6, 100, 500, 700, 800, 900])
+async def test_what_nests_deeper_than_a_snapshot_is_nonsense(depth):
+    nested = "[" * depth + "]" * depth
+    data = json.dumps(snapshot(name="HERE")).replace('"HERE"', nested).encode()
+    with pytest.raises(Failure, match="nonsense"):
+        parsed(data)
+
+
+async def test_a_time_that_is_none_and_numbers_that_nothing_has_are_shown_as_nothing():
+    for missing in (
+        "stats",
+        "rates",
+        "latency",
+        "time",
+        "oldest",
+        "labels",
+        "unmatched",
+        "replicas",
+    ):
+        told = snapshot()
+        del told[missing]
+        with pytest.raises(Failure, match="nonsense"):
+            parsed(json.dumps(told).encode())
+    seen = parsed(json.dumps(snapshot(time=-1e15, max_pending=sys.maxsize)).encode())
+    assert seen["max_pending"] is None
+    assert "pending=52" in line_of(seen)
+
+
+# -- the stream ------------------------------------------------------------------------------------
+
+
+async def events_in(*parts):
+    async def stream():
+        for part in parts:
+            yield part
+
+    return [event async for event in events_of(stream())]
 
 
 async def test_a_stream_is_read_however_it_is_cut():
     stream = (
         b": a comment\n\nevent: snapshot\ndata: one\ndata: two\n\n"
         b"data:three\r\n\r\nevent: other\r\ndata: four\r\n\r\nid: 7\nretry: 1\nevent: none\n\n"
+        b"event: mac\rdata: five\r\revent\ndata: six\r\n\n\revent: end\ndata\r\n\r\r\n"
     )
-    whole = [("snapshot", b"one\ntwo"), ("message", b"three"), ("other", b"four")]
+    told = [
+        *(("snapshot", b"one\ntwo"), ("message", b"three"), ("other", b"four")),
+        *(("mac", b"five"), ("message", b"six"), ("end", b"")),
+    ]
     for size in range(1, len(stream) + 1):
-
-        async def parts(size=size):
-            for start in range(0, len(stream), size):
-                yield stream[start : start + size]
-
-        assert [event async for event in events_of(parts())] == whole
+        parts = [stream[start : start + size] for start in range(0, len(stream), size)]
+        assert await events_in(*parts) == told
 
 
-async def test_the_help_tells_all():
-    _, out, _ = await run("--help")
-    for word in ("--once", "--json", "--header", "--timeout", "CORRELATOR_AUTHORIZATION"):
+async def test_an_event_is_told_as_soon_as_it_has_ended():
+    heard = []
+
+    async def stream():
+        yield b"data: one\r\r"
+        heard.append("the rest")
+        yield b"\ndata: two\n\n"
+
+    async for _, data in events_of(stream()):
+        heard.append(data)
+    assert heard == [b"one", "the rest", b"two"]
+
+
+@pytest.mark.parametrize(
+    "part",
+    [b"data\n" * 10_000, b"data:\r" * 10_000, b"data: x\n" * 9_000, b"x" * 60_000, b":" * 60_000],
+)
+async def test_what_never_ends_is_refused(part):
+    with pytest.raises(Failure, match="more than a megabyte"):
+        await events_in(*[part] * 200)
+    with pytest.raises(Failure, match="more than a megabyte"):
+        await events_in(part * 200 + b"\n\n")
+
+
+async def test_a_long_stream_of_short_events_is_no_long_event():
+    parts = [b": ping\n\ndata: " + b"x" * 60_000 + b"\n\n"] * 100
+    assert len(await events_in(*parts)) == 100
+
+
+async def test_the_help_tells_all(top):
+    status, out, _ = await top("--help")
+    assert status == 0
+    for word in ("--once", "--json", "--header", "--timeout", VARIABLE):
         assert word in out

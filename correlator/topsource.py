@@ -1,0 +1,290 @@
+"""topsource: what an inspector tells, asked for over HTTP, and why it tells nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import json
+import os
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from typing import Any, NoReturn, TypeAlias, TypeGuard
+
+from aiohttp import (
+    ClientConnectorCertificateError,
+    ClientConnectorDNSError,
+    ClientConnectorSSLError,
+    ClientError,
+    ClientPayloadError,
+    ClientResponse,
+    ClientResponseError,
+    ClientSession,
+    ClientTimeout,
+    ServerDisconnectedError,
+)
+from multidict import CIMultiDict
+
+from .problems import PROBLEM_TYPE
+from .topscreen import is_number, plain
+
+__all__ = ["Failure", "Snapshot", "Source", "events_of", "parsed"]
+
+Snapshot: TypeAlias = dict[str, Any]
+
+_MAX_EVENT = 2**20  # bytes
+_MAX_PROBLEM = 2**14  # bytes
+_MAX_DETAIL = 200  # characters
+_MAX_NUMBER = 1e15
+_MAX_DIGITS = 15
+_MAX_DEPTH = 6  # of what nests in a snapshot; an inspector's has 4
+_AGAIN = 1.0  # seconds between two attempts to connect
+_TICK = 1.5  # seconds that a snapshot may take: that of the next second is told
+
+_TOO_LONG = "the inspector tells more than a megabyte at once"
+_HINTS = {
+    401: "it wants credentials: see --header",
+    403: "it does not let you look: see --header, and authorize= of the inspector",
+    404: "there is no inspector; its URL ends with where it is mounted: …/inspector",
+    503: "too many look already, or it is shutting down",
+}
+
+
+class Failure(Exception):
+    """Why there is nothing to show, in a line that a terminal can be given."""
+
+
+class Source:
+    """Where an inspector is, and how it is asked.
+
+    Args:
+        url: where it is mounted.
+        headers: sent along, each of them.
+        timeout: seconds that an attempt may take until there is a snapshot, and the wait for the
+            next.
+    """
+
+    def __init__(self, url: str, headers: Iterable[tuple[str, str]], timeout: float) -> None:
+        self._url = url.rstrip("/")
+        self._headers = CIMultiDict(headers)
+        self._timeout = timeout
+
+    def session(self) -> ClientSession:
+        """Return a client session, whose timeouts are those of each attempt."""
+        return ClientSession(timeout=ClientTimeout(total=None), headers=self._headers)
+
+    async def snapshot(self, session: ClientSession) -> Snapshot:
+        """Return one snapshot.
+
+        Raises:
+            Failure: there is none.
+        """
+        async with (
+            self._attempt(),
+            await self._answer(session, "/snapshot", "application/json") as response,
+        ):
+            return parsed(await _body_of(response, _MAX_EVENT))
+
+    async def snapshots(self, session: ClientSession) -> AsyncIterator[Snapshot | str]:
+        """Yield snapshots as they come, and why there is none when there is none.
+
+        Raises:
+            Failure: the first attempt has failed already.
+        """
+        has_begun = False
+        while True:
+            try:
+                async with self._attempt():
+                    response = await self._answer(session, "/events", "text/event-stream")
+                async with response:
+                    events = events_of(response.content.iter_any())
+                    while True:
+                        async with self._attempt():  # other events do not count, nor comments
+                            seen = parsed(await _next_snapshot(events))
+                        has_begun = True
+                        yield seen
+            except Failure as failure:
+                if not has_begun:
+                    raise
+                why = str(failure)
+            yield why
+            await asyncio.sleep(_AGAIN)
+
+    @asynccontextmanager
+    async def _attempt(self) -> AsyncIterator[None]:
+        """Limit how long the block takes, and make a Failure of what goes wrong in it."""
+        try:
+            async with asyncio.timeout(self._timeout):
+                yield
+        except Failure as failure:
+            raise Failure(f"{self._shown}: {failure}") from None
+        except (ClientError, OSError, ValueError) as error:
+            raise Failure(f"{self._shown}: {self._reason(error)}") from None
+
+    async def _answer(self, session: ClientSession, path: str, content_type: str) -> ClientResponse:
+        """Ask, and return the answer if it is one. No redirects: headers may be secret."""
+        response = await session.get(self._url + path, allow_redirects=False)
+        if response.status == 200 and response.content_type == content_type:
+            return response
+        async with response:
+            why = _HINTS.get(
+                response.status, f"it answered {response.status} {plain(response.content_type)}"
+            )
+            detail = await _detail_of(response)
+            raise Failure(f"{why}. It says: {detail}" if detail else why)
+
+    @property
+    def _shown(self) -> str:
+        """The URL without what may be secret."""
+        scheme, _, rest = self._url.partition("://")
+        return plain(f"{scheme}://{rest.rpartition('@')[2]}")
+
+    def _reason(self, error: Exception) -> str:
+        # Never their own text, which may quote a password or a header.
+        match error:
+            case TimeoutError():
+                why = f"it does not answer within {self._timeout:g} s"
+                return f"{why}; a snapshot takes up to a second" if self._timeout < _TICK else why
+            case ClientConnectorDNSError():
+                return "its host is not found: no address is known for that name"
+            case ClientConnectorCertificateError(certificate_error=cause):
+                verdict = getattr(cause, "verify_message", "it cannot be checked")
+                return f"its certificate is not trusted: {plain(verdict)}"
+            case ClientConnectorSSLError():
+                return "TLS fails: does it speak http:// and not https://?"
+            case ServerDisconnectedError():
+                return "it has closed the connection without an answer"
+            case ClientPayloadError():
+                return "its answer breaks off"
+            case ClientResponseError():
+                return "what it answers is not HTTP"
+            case OSError(errno=errno.ECONNREFUSED):
+                return "connection refused: nobody listens there"
+            case OSError(errno=int(number)):
+                return os.strerror(number)
+            case ValueError():
+                return "no request can be made of that URL and these headers"
+        return type(error).__name__
+
+
+async def _body_of(response: ClientResponse, most: int) -> bytes:
+    """Return the body, or more than `most` bytes of it."""
+    body = b""
+    while len(body) <= most and (part := await response.content.readany()):
+        body += part
+    return body
+
+
+async def _detail_of(response: ClientResponse) -> str:
+    """Return what a problem document says, or nothing if it is none."""
+    if response.content_type != PROBLEM_TYPE:
+        return ""
+    try:
+        body = await _body_of(response, _MAX_PROBLEM)
+        detail = json.loads(body[:_MAX_PROBLEM])["detail"]
+    except (ClientError, ValueError, LookupError, TypeError, RecursionError):
+        return ""
+    return plain(detail[:_MAX_DETAIL]) if isinstance(detail, str) else ""
+
+
+# -- the stream ------------------------------------------------------------------------------------
+
+
+async def _next_snapshot(events: AsyncIterator[tuple[str, bytes]]) -> bytes:
+    async for name, data in events:
+        if name == "snapshot":
+            return data
+    raise Failure("the stream has ended")
+
+
+async def events_of(parts: AsyncIterator[bytes]) -> AsyncIterator[tuple[str, bytes]]:
+    """Yield name and data of each event of a stream, by the HTML standard, section 9.2.
+
+    Raises:
+        Failure: an event, or a line, has more than a megabyte.
+    """
+    unread, name, data, size = b"", "", list[bytes](), 0
+    is_cr_last = False  # a line has ended; a line feed that follows belongs to that end
+    async for part in parts:
+        new = part.removeprefix(b"\n") if is_cr_last else part
+        is_cr_last = part.endswith(b"\r")
+        ended = (unread + new).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        *lines, unread = ended.split(b"\n")
+        for line in lines:
+            if size + len(line) > _MAX_EVENT:
+                raise Failure(_TOO_LONG)
+            field, _, value = line.partition(b":")
+            value = value.removeprefix(b" ")
+            if field == b"event":
+                name = value.decode(errors="replace")
+            elif field == b"data":
+                data.append(value)
+                size += len(value) + 1
+            elif not line:
+                if data:
+                    yield name or "message", b"\n".join(data)
+                name, data, size = "", [], 0
+        if size + len(unread) > _MAX_EVENT:
+            raise Failure(_TOO_LONG)
+
+
+# -- a snapshot ------------------------------------------------------------------------------------
+
+
+def parsed(data: bytes) -> Snapshot:
+    """Return a snapshot whose shape the screen can rely on.
+
+    Of that shape are the dicts, the lists of dicts, the time and how many are pending. What else is
+    of a wrong type is shown as nothing, and so are numbers that nothing real has: they are None.
+
+    Raises:
+        Failure: it is none, or has more than a megabyte.
+    """
+    if len(data) > _MAX_EVENT:
+        raise Failure(_TOO_LONG)
+    try:
+        seen = json.loads(
+            data, parse_constant=_no_number, parse_float=_real_float, parse_int=_real_int
+        )
+    except (ValueError, RecursionError):
+        seen = None
+    if not _is_snapshot(seen):
+        raise Failure("what is there is no inspector: it tells nonsense")
+    return seen
+
+
+def _no_number(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _real_float(text: str) -> float | None:
+    value = float(text)
+    return value if abs(value) <= _MAX_NUMBER else None
+
+
+def _real_int(text: str) -> int | None:
+    return int(text) if len(text) <= _MAX_DIGITS else None  # of many digits Python makes none
+
+
+def _is_snapshot(seen: Any) -> TypeGuard[Snapshot]:
+    return (
+        isinstance(seen, dict)
+        and _is_shallow(seen, _MAX_DEPTH)
+        and all(isinstance(seen.get(name), dict) for name in ("stats", "rates", "latency"))
+        and isinstance(seen.get("refusals") or {}, dict)
+        and all(_are_rows(seen.get(name)) for name in ("labels", "oldest", "unmatched", "replicas"))
+        and all(isinstance(each.get("stats"), dict) for each in seen["replicas"])
+        and is_number(seen["stats"].get("pending"))
+        and is_number(seen.get("time"))
+    )
+
+
+def _are_rows(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(each, dict) for each in value)
+
+
+def _is_shallow(value: Any, depth: int) -> bool:
+    """Tell whether nothing in it nests deeper: what walks through it later needs stack."""
+    if not isinstance(value, dict | list):
+        return True
+    parts = value.values() if isinstance(value, dict) else value
+    return depth > 0 and all(_is_shallow(each, depth - 1) for each in parts)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Awaitable, Callable, MutableMapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any, TypeAlias
 
 from .checks import check_callable
@@ -106,9 +106,10 @@ class CorrelationMiddleware:
                     raise
                 await response.replace(*problem_of(error))
             except Exception:
-                if is_http and is_outermost and not (response.has_left or response.held):
-                    await response.replace(500, "Something went wrong here.", {})
-                await response.let_go()
+                with suppress(Exception):  # a client that has gone must not hide what went wrong
+                    if is_http and is_outermost and not (response.has_left or response.held):
+                        await response.replace(500, "Something went wrong here.", {})
+                    await response.let_go()
                 raise
             else:
                 await response.let_go()

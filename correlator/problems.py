@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import suppress
 from http import HTTPStatus
 
 from .checks import check_instance
@@ -37,15 +38,13 @@ def problem_body(status: int, detail: str) -> bytes:
     """Return a problem document with the ambient request id in it.
 
     Args:
-        status: the HTTP status, whose phrase is the problem's title.
+        status: the HTTP status, whose phrase is the problem's title. If it is one that has no
+            phrase, there is no title.
         detail: what happened, and what to do about it, for people.
     """
-    problem: dict[str, object] = {
-        "type": "about:blank",
-        "title": HTTPStatus(status).phrase,
-        "status": status,
-        "detail": detail,
-    }
+    problem: dict[str, object] = {"type": "about:blank", "status": status, "detail": detail}
+    with suppress(ValueError):
+        problem["title"] = HTTPStatus(status).phrase
     request_id = current_request_id()
     if request_id is not None:
         problem["request_id"] = request_id

@@ -381,6 +381,17 @@ async def test_a_crash_is_answered_and_goes_to_the_server_too():
     assert "canary" not in body["body"].decode()
 
 
+async def test_a_client_that_has_gone_does_not_hide_what_went_wrong():
+    async def app(_scope, _receive, _send):
+        raise LookupError("canary")
+
+    async def send(_message):
+        raise ConnectionResetError
+
+    with pytest.raises(LookupError):
+        await CorrelationMiddleware(app)({"type": "http", "headers": []}, None, send)
+
+
 async def test_a_framework_that_is_around_it_answers_a_crash_itself():
     """So its own page for a 500 is not taken away."""
 

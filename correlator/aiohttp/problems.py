@@ -18,7 +18,8 @@ def problem_response(
     """Return a problem document (RFC 9457) with the ambient request id in it.
 
     Args:
-        status: the HTTP status, whose phrase is the problem's title.
+        status: the HTTP status, whose phrase is the problem's title. If it is one that has no
+            phrase, there is no title.
         detail: what happened, and what to do about it, for people.
         headers: more headers for the response.
     """

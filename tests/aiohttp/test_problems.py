@@ -93,6 +93,23 @@ async def test_a_subclass_is_answered_as_its_parent():
     assert "behind this one" in _problem(answer)["detail"]
 
 
+class _Gone(RequestRejected):
+    """Of a status that no RFC has a phrase for."""
+
+    status = 499
+
+
+async def test_a_status_that_has_no_phrase_gives_no_title():
+    async def handler(_request):
+        raise _Gone(SECRET)
+
+    answer = await _answer(handler)
+    assert status_of(answer) == 499
+    problem = _problem(answer)
+    assert "title" not in problem
+    assert (problem["status"], problem["type"]) == (499, "about:blank")
+
+
 @pytest.mark.parametrize(
     ("retry_after", "header"),
     [(None, []), (0.0, ["1"]), (0.2, ["1"]), (1.0, ["1"]), (1.01, ["2"]), (90.0, ["90"])],

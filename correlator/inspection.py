@@ -59,18 +59,18 @@ class Inspection:
         """Begin to observe, if nobody looks yet."""
         self._lookers += 1
         if self._lookers == 1:
-            self._this_window.clear()
-            self._last_window.clear()
             self._clock = asyncio.get_running_loop().time
             self._since = self._clock()
             self._last = (self._since, self._correlator.stats())
             self._correlator.add_observer(self)
 
     def close(self) -> None:
-        """Stop observing, if nobody else looks."""
+        """Stop observing, if nobody else looks, and keep nothing of what was seen."""
         self._lookers -= 1
         if not self._lookers:
             self._correlator.remove_observer(self)
+            for seen in (self._refusals, self._unmatched, self._this_window, self._last_window):
+                seen.clear()
 
     # -- the observer --------------------------------------------------------------------------
 
@@ -110,6 +110,7 @@ class Inspection:
             "oldest": [
                 {name: getattr(info, name) for name in _OF_A_PENDING}
                 | {"request_id": _plain(info.request_id)}
+                | ({} if info.group is None else {"group": _plain(info.group)})
                 for info in correlator.pending(_OLDEST)
             ],
             "unmatched": [
@@ -161,7 +162,6 @@ class Inspection:
         return sorted(rows, key=lambda row: (-row["pending"], -row["registered"]))[:_LABELS]
 
 
-def _plain(request_id: Any) -> str:
-    """Return an id as text that can be shown."""
-    is_short = isinstance(request_id, str) and len(request_id) <= 200
-    return str(request_id) if is_short else shown(request_id)
+def _plain(name: Any) -> str:
+    """Return an id, or the name of a group, as text that can be shown."""
+    return name if type(name) is str and len(name) <= 200 else shown(name)

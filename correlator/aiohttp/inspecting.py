@@ -11,7 +11,7 @@ import contextvars
 import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -39,6 +39,7 @@ _FILES: Final = {
 }
 _TICK = 1.0  # seconds between two snapshots
 _MAX_STREAMS = 16
+_SEND_TIMEOUT = 10.0  # seconds until a client that takes nothing is given up
 _CHECK_AGAIN = 60.0  # seconds after which it is asked again whether a stream may go on
 _OVER = "There is nothing to see any more."
 _HEADERS: Final = {
@@ -134,6 +135,10 @@ def _file_of(name: str) -> Handler:
 # -- what it shows -------------------------------------------------------------------------------
 
 
+def _too_many() -> web.Response:
+    return problem_response(503, "Too many look already.", headers={"Retry-After": "10"})
+
+
 class _Feed:
     """One snapshot a second, for all who look; none while nobody does.
 
@@ -149,12 +154,15 @@ class _Feed:
         self._access = access
         self._replicas = replicas
         self._streams = 0
+        self._transports: set[asyncio.Transport] = set()  # of the streams
         self._tasks: list[asyncio.Task[None]] = []
         self._next: asyncio.Future[str] | None = None
         self.is_shut = False
 
     async def snapshot(self, _request: web.Request) -> web.StreamResponse:
         """Answer with one snapshot, of the second that follows."""
+        if self._streams >= _MAX_STREAMS:
+            return _too_many()
         async with self._looking() as seen:
             data = await seen()
         if not data:
@@ -163,18 +171,27 @@ class _Feed:
 
     async def events(self, request: web.Request) -> web.StreamResponse:
         """Send snapshots for as long as the client is there."""
-        if self._streams >= _MAX_STREAMS:
-            return problem_response(503, "Too many look already.", headers={"Retry-After": "10"})
+        transport = request.transport
+        if transport is None or self._streams >= _MAX_STREAMS:  # None: it has gone already
+            return _too_many()
         time = asyncio.get_running_loop().time
         check_at = time() + _CHECK_AGAIN
-        async with self._looking() as seen, sse_response(request) as response:
-            with suppress(ConnectionError):  # the client has gone
+        async with (
+            self._looking() as seen,
+            sse_response(request, send_timeout=_SEND_TIMEOUT) as response,
+        ):
+            self._transports.add(transport)
+            try:
                 while response.is_connected() and (data := await seen()):
                     if time() > check_at:
                         if await self._is_over(request):
                             break
                         check_at = time() + _CHECK_AGAIN
                     await response.send(data, event="snapshot")
+            except (ConnectionError, TimeoutError):
+                pass  # the client has gone, or takes nothing
+            finally:
+                self._transports.discard(transport)
             return response
 
     async def _is_over(self, request: web.Request) -> bool:
@@ -216,9 +233,12 @@ class _Feed:
         return await asyncio.shield(self._next)
 
     def shut(self) -> None:
-        """End all streams."""
+        """End all streams. That of a client which is behind is cut: it would hold up the rest."""
         self.is_shut = True
         self._stop()
+        for transport in self._transports:
+            if transport.get_write_buffer_size():
+                transport.abort()
 
     def _stop(self) -> None:
         for task in self._tasks:

@@ -12,7 +12,7 @@ from typing import ClassVar
 import pytest
 from aiohttp import ClientSession, web
 
-from correlator import Correlator
+from correlator import Correlator, DuplicateRequest
 from correlator.aiohttp import inspecting, inspector
 from correlator.aiohttp.replicas import Replicas
 from correlator.inspection import Inspection
@@ -76,6 +76,10 @@ async def test_a_client_on_this_machine_may_look_and_every_answer_is_guarded(ser
         {"x_forwarded_host": "localhost"},
         {"X_Real_IP": "10.0.0.1"},
         {"CF_Connecting_IP": "10.0.0.1"},
+        {"Fastly_Client_IP": "10.0.0.1"},
+        {"True_Client_IP": "10.0.0.1"},
+        {"X_Original_Forwarded_For": "10.0.0.1"},
+        {"X_Envoy_External_Address": "10.0.0.1"},
         {"Host": "evil.example"},
         {"Host": "evil.example:8080"},
         {"Host": "127.0.0.1.evil.example"},
@@ -294,9 +298,10 @@ async def test_so_many_may_look_at_once(served):
     async with ClientSession() as session:
         streams = [await session.get(served.url("/inspector/events")) for _ in range(16)]
         assert {stream.status for stream in streams} == {200}
-        async with session.get(served.url("/inspector/events")) as refused:
-            assert refused.status == 503
-            assert refused.headers["Retry-After"] == "10"
+        for path in ("events", "snapshot"):
+            async with session.get(served.url(f"/inspector/{path}")) as refused:
+                assert refused.status == 503
+                assert refused.headers["Retry-After"] == "10"
         for stream in streams:
             stream.close()
 
@@ -311,6 +316,40 @@ async def test_a_shutdown_ends_the_streams_at_once(correlator):
         assert loop.time() - began < 5.0
         await stream.content.read()  # to its end
     assert not correlator._observers
+
+
+@pytest.mark.parametrize("end", ["shutdown", "patience"])
+async def test_a_client_that_takes_nothing_holds_nothing_up(correlator, monkeypatch, end):
+    if end == "patience":
+        monkeypatch.setattr(inspecting, "_SEND_TIMEOUT", 0.3)
+    for number in range(50):
+        correlator.register(number, label=f"{'x' * 100}{number}")
+    loop = asyncio.get_running_loop()
+    app = app_of(correlator)
+    transports = []
+
+    async def shrink(request, _response):
+        """Make the buffers on its way small."""
+        sock = request.transport.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4_096)
+        request.transport.set_write_buffer_limits(high=1_000)
+        transports.append(request.transport)
+
+    app.on_response_prepare.append(shrink)
+    monkeypatch.setattr(inspecting, "_TICK", 0.01)
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        client.setblocking(False)
+        async with serving(app, shutdown_timeout=30.0) as served:
+            await loop.sock_connect(client, ("127.0.0.1", served.port))
+            await loop.sock_sendall(client, REQUEST % b"/inspector/events")
+            await until(lambda: transports and transports[0].get_write_buffer_size() > 1_000)
+            if end == "patience":
+                await until(lambda: not correlator._observers)
+            began = loop.time()
+        assert loop.time() - began < 5.0
+    assert not correlator._observers
+    await correlator.aclose()
 
 
 async def test_replicas_stand_side_by_side():
@@ -496,15 +535,25 @@ async def test_nothing_is_recorded_while_nobody_looks(correlator):
     assert correlator._observers == (inspection,)
     inspection.close()
     assert correlator._observers == (inspection,)
+    correlator.register("a")
+    for _ in range(2):
+        correlator.resolve("a", 1)
+    with pytest.raises(DuplicateRequest):
+        correlator.register("a")
     inspection.close()
     assert not correlator._observers
+    inspection.open()
+    seen = inspection.snapshot()
+    assert (seen["unmatched"], seen["refusals"], seen["latency"]["count"]) == ([], {}, 0)
+    inspection.close()
 
 
 async def test_what_is_told_is_bounded(correlator):
     inspection = Inspection(correlator)
     inspection.open()
+    group = correlator.group("g" * 5_000)
     for number in range(200):
-        correlator.register(("a tuple", number), label=f"label {number}")
+        group.register(("a tuple", number), label=f"label {number}")
         correlator.resolve("x" * 5_000 + str(number), 1)
     seen = inspection.snapshot()
     assert (len(seen["oldest"]), len(seen["labels"]), len(seen["unmatched"])) == (20, 50, 50)

@@ -12,7 +12,7 @@ from typing_extensions import TypeVar
 from .checks import check_bound
 from .labels import LabelStats
 from .ledger import Ledger
-from .observers import Observer, check_observers
+from .observers import Observer, check_observers, notify
 from .pending import Disposition, Pending, PendingInfo
 from .stats import CorrelatorStats
 
@@ -71,10 +71,15 @@ class Overview(Ledger[K, V]):
     def add_observer(self, observer: Observer) -> None:
         """Tell `observer`, too, of what happens from now on.
 
+        If it has a method ``attached(correlator)``, that is called, so that it can see what is
+        pending already. What that raises is logged.
+
         Raises:
             TypeError: it is no `Observer`.
         """
         self._observers += check_observers("observer", (observer,))
+        if hasattr(observer, "attached"):
+            notify((observer,), "attached", self)
 
     def remove_observer(self, observer: Observer) -> None:
         """Tell `observer` no more. That it is not there is no error."""

@@ -239,6 +239,20 @@ async def test_an_observer_may_come_and_go(correlator):
         correlator.add_observer(object())
 
 
+async def test_an_observer_that_wants_to_know_is_told_what_it_was_added_to(correlator, caplog):
+    class Curious(Recorder):
+        def attached(self, correlator):
+            self.events.append(correlator)
+            raise LookupError("canary")
+
+    correlator.add_observer(curious := Curious())
+    correlator.register("a")
+    correlator.resolve("a", 1)
+    assert curious.events == [correlator, ("registered", "a"), ("resolved", "a")]
+    assert "observer Curious raised LookupError in attached" in caplog.text
+    assert "canary" not in caplog.text
+
+
 async def test_a_pending_tells_its_correlator(correlator):
     with correlator.register() as pending:
         assert pending.correlator is correlator

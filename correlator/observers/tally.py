@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import (
     CapacityExceeded,
@@ -14,6 +14,9 @@ from ..errors import (
 )
 from ..pending import Disposition, Outcome, Pending
 from .watched import Watched
+
+if TYPE_CHECKING:
+    from ..core import Correlator
 
 __all__ = ["Tally"]
 
@@ -29,6 +32,10 @@ class Tally:
         self._unmatched = dict.fromkeys(Disposition, 0)
         # Each is there from the start: the rate of what was not there before is not seen.
         self._refused = Counter({error.__name__: 0 for error in _REFUSALS})
+
+    def attached(self, correlator: Correlator[Any, Any]) -> None:
+        """Take note of what it was added to: there may be much pending, and nothing new to come."""
+        self._watched.see(correlator)
 
     def registered(self, pending: Pending[Any, Any]) -> None:
         """Take note of whose request it is."""

@@ -128,6 +128,17 @@ async def test_correlators_that_share_an_observer_are_added_up(registry):
         assert samples["correlator_oldest_pending_seconds",] == pytest.approx(1.0)
 
 
+@virtual_time
+async def test_an_observer_that_is_added_to_one_that_is_stuck_shows_it_at_once(registry):
+    async with Correlator(timeout=60.0) as correlator:
+        correlator.register("a")
+        await elapse(7.0)
+        correlator.add_observer(PrometheusObserver(registry))
+        samples = scraped(registry)
+        assert samples["correlator_pending_requests",] == 1
+        assert samples["correlator_oldest_pending_seconds",] == pytest.approx(7.0)
+
+
 async def test_a_scrape_in_a_thread_meets_a_busy_correlator(registry):
     """As prometheus_client's own server does it."""
     failures, scrapes, over = [], [], threading.Event()

@@ -14,8 +14,6 @@ except ModuleNotFoundError as error:
 
 __all__ = ["propagation_hook"]
 
-_NOTE = "correlator"  # among a request's extensions, which the hops of a redirect hand on
-
 
 def propagation_hook(
     *, header: str = REQUEST_ID_HEADER, deadline_header: str | None = DEADLINE_HEADER
@@ -37,14 +35,16 @@ def propagation_hook(
     """
     check_headers(header, deadline_header)
     names = {name for name in (header, deadline_header) if name is not None}
+    # What is noted among a request's extensions, which the hops of a redirect hand on.
+    key = f"correlator {header} {deadline_header}"
 
     async def hook(request: httpx.Request) -> None:
         headers = ambient_headers(header, deadline_header)
-        note: dict[str, Any] | None = request.extensions.get(_NOTE)
+        note: dict[str, Any] | None = request.extensions.get(key)
         if note is None:
             own = {name for name in names if name in request.headers}
             note = {"origin": _origin(request.url), "at_home": True, "own": own}
-            request.extensions = {**request.extensions, _NOTE: note}
+            request.extensions = {**request.extensions, key: note}
         # Once it has left, it never gets them again, wherever it is led.
         note["at_home"] = note["at_home"] and note["origin"] == _origin(request.url)
         for name in names - note["own"]:

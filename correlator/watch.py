@@ -1,7 +1,7 @@
 """Watch: says in the log when the oldest pending has waited for longer than it should.
 
-One timer, and none while nothing is pending: it is set for the moment at which whoever is the
-oldest would be too old.
+One timer, set for the moment at which whoever is the oldest would be too old. When it rings and
+nothing is pending, it is set again by the next that is registered.
 """
 
 from __future__ import annotations
@@ -80,7 +80,9 @@ class Watch:
             return
         left = self._seconds - oldest.age
         # Within the loop's grain, or it would look again and again.
-        if left <= self._seconds / 100:
+        is_old = left <= self._seconds / 100
+        self._set(self._seconds if is_old else left)
+        if is_old:
             label = "" if oldest.label is None else f" labelled {oldest.label!r}"
             origin = "" if oldest.origin is None else f", registered at {oldest.origin}"
             _log.warning(
@@ -92,5 +94,3 @@ class Watch:
                 label,
                 origin,
             )
-            left = self._seconds
-        self._set(left)

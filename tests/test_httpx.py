@@ -65,6 +65,15 @@ async def test_headers_of_the_requests_own_stay_whatever_is_ambient(home, client
     assert (seen.headers[HEADER], seen.headers[BUDGET]) == ("own", "7")
 
 
+async def test_two_hooks_of_different_headers_do_not_mind_each_other(home):
+    hooks = [propagation_hook(), propagation_hook(header="X-Other", deadline_header=None)]
+    async with httpx.AsyncClient(event_hooks={"request": hooks}) as client:
+        with request_scope("my-id"):
+            await client.get(str(home.url()), headers={"X-Other": "own"})
+    (seen,) = home.seen
+    assert (seen.headers[HEADER], seen.headers["X-Other"]) == ("my-id", "own")
+
+
 async def test_a_redirect_at_home_carries_them_with_what_is_left_then(home, client):
     async def slow(_request):
         await asyncio.sleep(0.1)  # really: sockets know no other clock

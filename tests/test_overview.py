@@ -203,6 +203,21 @@ async def test_whoever_is_the_next_oldest_is_warned_of_in_time(caplog):
 
 
 @virtual_time
+async def test_a_log_that_fails_does_not_end_the_watch(caplog, monkeypatch):
+    def fail(*_args):
+        raise OSError("the disk is full")
+
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, _context: None)
+    async with Correlator(timeout=100.0, warn_after=10.0) as correlator:
+        with correlator.register("a"):
+            with monkeypatch.context() as patch:
+                patch.setattr(logging.getLogger("correlator"), "warning", fail)
+                await elapse(11.0)
+            await elapse(10.0)
+            assert "is 20 s old" in caplog.text
+
+
+@virtual_time
 async def test_with_nothing_pending_the_watch_does_not_wake(caplog):
     loop = asyncio.get_running_loop()
     async with Correlator(warn_after=10.0) as correlator:

@@ -36,6 +36,8 @@ DURATION_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 
 
 _MAX_UNRECORDED = 250_000  # durations of a kind that wait to be recorded: 2 MB
 _AT_ONCE = 400  # of them, a millisecond's work; then the loop's thread may have its turn
+_MAX_ERROR_TYPES = 100  # more classes than a program has, unless it makes them as it goes
+_MAX_ID = 1_000  # characters of an id on a span
 _NOBODYS = Context()
 
 # What makes a failure of it, in few words. A rejection has the class of its error.
@@ -119,7 +121,7 @@ class OpenTelemetryObserver(Tally):
         if span is not trace.INVALID_SPAN and span.is_recording():
             request_id = pending.request_id
             told = request_id if isinstance(request_id, str) else shown(request_id)
-            span.set_attribute("messaging.message.conversation_id", told)
+            span.set_attribute("messaging.message.conversation_id", told[:_MAX_ID])
 
     def settled(self, pending: Pending[Any, Any]) -> None:
         """Count how a request ended, and keep how long it took."""
@@ -131,7 +133,9 @@ class OpenTelemetryObserver(Tally):
             error_type = _ERROR_TYPES.get(outcome) or type(pending._result).__name__
         kept = self._unrecorded.get(error_type)
         if kept is None:
-            kept = self._unrecorded[error_type] = array("d")
+            if len(self._unrecorded) >= _MAX_ERROR_TYPES:
+                error_type = "_OTHER"  # the conventions' word
+            kept = self._unrecorded.setdefault(error_type, array("d"))
         if len(kept) < _MAX_UNRECORDED:
             kept.append(pending.age)
         else:

@@ -147,6 +147,17 @@ async def test_more_than_can_wait_is_recorded_at_once(exported, monkeypatch):
         assert not observer._unrecorded["cancelled"]
 
 
+async def test_errors_of_too_many_classes_are_others(exported):
+    async with Correlator(observers=[OpenTelemetryObserver(exported.provider)]) as correlator:
+        for number in range(150):
+            correlator.register(number)
+            correlator.reject(number, type(f"Error{number}", (Exception,), {})())
+    told = durations(exported)
+    assert len(told) == 101
+    assert told["Error7"][0] == 1
+    assert told["_OTHER"][0] == 50
+
+
 async def test_an_export_in_a_thread_loses_nothing(exported):
     over = threading.Event()
 
@@ -178,12 +189,19 @@ async def test_the_span_at_hand_gets_the_id_and_no_other(exported):
             pass
         with tracer.start_as_current_span("asks with a number"):
             correlator.register(42).cancel()
+        with tracer.start_as_current_span("asks with a book"):
+            correlator.register("x" * 5_000).cancel()
         correlator.register("without a span").cancel()
     ids = {
         span.name: span.attributes.get("messaging.message.conversation_id")
         for span in spans.get_finished_spans()
     }
-    assert ids == {"asks": "order-42", "does not": None, "asks with a number": "42"}
+    assert ids == {
+        "asks": "order-42",
+        "does not": None,
+        "asks with a number": "42",
+        "asks with a book": "x" * 1_000,
+    }
     assert "order-42" not in repr(exported.reader.get_metrics_data())
 
 

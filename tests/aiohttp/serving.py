@@ -16,6 +16,9 @@ from aiohttp import ClientSession, ClientTimeout, web
 from multidict import CIMultiDictProxy
 from yarl import URL
 
+from correlator import Correlator
+from correlator.aiohttp import inspector
+
 PATIENCE = 5.0  # real seconds that nothing here needs, after which it is taken to hang
 
 
@@ -47,6 +50,13 @@ async def serving(
         yield Served(runner, runner.addresses[0][1])
     finally:
         await runner.cleanup()
+
+
+def inspected(correlator: Correlator, **options) -> web.Application:
+    """Return an application whose inspector shows `correlator`."""
+    app = web.Application()
+    app.add_subapp("/inspector", inspector(correlator, **options))
+    return app
 
 
 class Seen(NamedTuple):

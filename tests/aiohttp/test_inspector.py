@@ -19,15 +19,9 @@ from correlator.inspection import Inspection
 from correlator.transports import connect
 
 from ..clock import elapse
-from .serving import exchange, header_of, serving, status_of, until
+from .serving import exchange, header_of, inspected, serving, status_of, until
 
 REQUEST = b"GET %b HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
-
-
-def app_of(correlator, **options):
-    app = web.Application()
-    app.add_subapp("/inspector", inspector(correlator, **options))
-    return app
 
 
 async def get(served, path="/inspector/snapshot", **headers):
@@ -45,7 +39,7 @@ def quick(monkeypatch):
 
 @pytest.fixture
 async def served(correlator):
-    async with serving(app_of(correlator)) as served:
+    async with serving(inspected(correlator)) as served:
         yield served
 
 
@@ -109,7 +103,7 @@ async def test_the_names_of_this_machine_are_taken(served, host):
 
 async def test_an_address_that_is_not_loopback_is_refused(correlator):
     """As when the server is bound to all interfaces, and somebody comes by one of the others."""
-    app = app_of(correlator)
+    app = inspected(correlator)
     own = await asyncio.to_thread(_own_address)
     if own is None:
         pytest.skip("this machine has no address but loopback")
@@ -157,7 +151,7 @@ async def test_authorize_is_asked_each_time_and_decides_alone(correlator, is_asy
     async def may_later(request):
         return may(request)
 
-    async with serving(app_of(correlator, authorize=may_later if is_async else may)) as served:
+    async with serving(inspected(correlator, authorize=may_later if is_async else may)) as served:
         for path in ("/inspector/", "/inspector/inspector.css", "/inspector/snapshot"):
             status, _, text = await get(served, path)
             assert status == 403
@@ -172,7 +166,7 @@ async def test_authorize_may_answer_itself(correlator):
     def may(_request):
         raise web.HTTPUnauthorized(headers={"WWW-Authenticate": "Basic"})
 
-    async with serving(app_of(correlator, authorize=may)) as served:
+    async with serving(inspected(correlator, authorize=may)) as served:
         status, headers, _ = await get(served)
         assert (status, headers["WWW-Authenticate"]) == (401, "Basic")
         assert headers["X-Frame-Options"] == "DENY"
@@ -182,7 +176,7 @@ async def test_authorize_may_answer_itself(correlator):
 async def test_an_authorize_that_answers_neither_yes_nor_no_lets_nobody_in(
     correlator, caplog, answer
 ):
-    async with serving(app_of(correlator, authorize=lambda _request: answer)) as served:
+    async with serving(inspected(correlator, authorize=lambda _request: answer)) as served:
         assert (await get(served))[0] == 500
     assert "authorize must return a bool, not one of" in caplog.text
 
@@ -199,7 +193,7 @@ async def test_a_stream_ends_when_its_client_may_look_no_longer(correlator, monk
         return answer
 
     async with (
-        serving(app_of(correlator, authorize=may)) as served,
+        serving(inspected(correlator, authorize=may)) as served,
         ClientSession() as session,
         session.get(served.url("/inspector/events")) as stream,
     ):
@@ -309,7 +303,7 @@ async def test_so_many_may_look_at_once(served):
 async def test_a_shutdown_ends_the_streams_at_once(correlator):
     loop = asyncio.get_running_loop()
     async with ClientSession() as session:
-        async with serving(app_of(correlator), shutdown_timeout=30.0) as served:
+        async with serving(inspected(correlator), shutdown_timeout=30.0) as served:
             stream = await session.get(served.url("/inspector/events"))
             await stream.content.readline()
             began = loop.time()
@@ -325,7 +319,7 @@ async def test_a_client_that_takes_nothing_holds_nothing_up(correlator, monkeypa
     for number in range(50):
         correlator.register(number, label=f"{'x' * 100}{number}")
     loop = asyncio.get_running_loop()
-    app = app_of(correlator)
+    app = inspected(correlator)
     transports = []
 
     async def shrink(request, _response):
@@ -362,8 +356,8 @@ async def test_replicas_stand_side_by_side():
             return lambda own: connect("memory:inspected", own, replica=name)
 
         async with (
-            serving(app_of(one, replicas=replicas_of("web_1"))) as served,
-            serving(app_of(two, replicas=replicas_of("web_2"))),
+            serving(inspected(one, replicas=replicas_of("web_1"))) as served,
+            serving(inspected(two, replicas=replicas_of("web_2"))),
             ClientSession() as session,
             session.get(served.url("/inspector/events")) as response,
         ):

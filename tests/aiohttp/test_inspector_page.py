@@ -12,10 +12,10 @@ from aiohttp import web
 from playwright.async_api import async_playwright
 
 from correlator import CapacityExceeded, Correlator
-from correlator.aiohttp import inspecting, inspector
+from correlator.aiohttp import inspecting
 from correlator.transports import connect
 
-from .serving import serving
+from .serving import inspected, serving
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 NASTY = "<img src=x onerror=\"document.title='owned'\"></td><script>alert(1)</script>\u202eevil"
@@ -46,12 +46,6 @@ async def browser():
         await browser.close()
 
 
-def app_of(correlator, **options):
-    app = web.Application()
-    app.add_subapp("/inspector", inspector(correlator, **options))
-    return app
-
-
 @asynccontextmanager
 async def opened(browser, url, **options):
     """Open a page, and close it at the end of the block."""
@@ -79,7 +73,7 @@ async def test_the_page_shows_what_stats_says(correlator, browser):
         correlator.register(f"order-{number}", label="post", timeout=600.0)
     correlator.resolve("stranger", 1)
     async with (
-        serving(app_of(correlator)) as served,
+        serving(inspected(correlator)) as served,
         opened(browser, str(served.url("/inspector"))) as (page, seen),
     ):
         await is_live(page)
@@ -110,7 +104,7 @@ async def test_hostile_ids_labels_and_names_are_text(browser):
     async with Correlator(name=NASTY, track_origin=True, timeout=600.0) as correlator:
         correlator.register(NASTY, label=NASTY.replace("\u202e", ""))
         async with (
-            serving(app_of(correlator)) as served,
+            serving(inspected(correlator)) as served,
             opened(browser, str(served.url("/inspector/"))) as (page, seen),
         ):
             dialogs = []
@@ -127,7 +121,7 @@ async def test_hostile_ids_labels_and_names_are_text(browser):
 
 
 async def test_the_stream_recovers_after_the_server_has_restarted(correlator, browser):
-    app = app_of(correlator)
+    app = inspected(correlator)
     runner = web.AppRunner(app)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -139,7 +133,7 @@ async def test_the_stream_recovers_after_the_server_has_restarted(correlator, br
         await page.wait_for_selector('#status[data-state="stale"]', timeout=2_000)
         assert "stale: last heard" in await page.text_content("#status")
         assert await page.title() == "stale – 0 pending – tested"
-        runner = web.AppRunner(app_of(correlator))
+        runner = web.AppRunner(inspected(correlator))
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", port, reuse_address=True).start()
         correlator.register("after the restart", timeout=600.0)
@@ -160,7 +154,7 @@ async def test_before_it_knows_the_page_says_nothing_and_then_why_it_may_not_kno
     monkeypatch.setattr(inspecting, "_MAX_STREAMS", 0)
     correlator.register("stuck", timeout=600.0)
     async with (
-        serving(app_of(correlator)) as served,
+        serving(inspected(correlator)) as served,
         opened(browser, str(served.url("/inspector/"))) as (page, _),
     ):
         await page.wait_for_selector('#status:has-text("503: Too many look already.")')
@@ -174,7 +168,7 @@ async def test_a_full_one_and_one_that_drains_say_so(browser):
     async with Correlator(max_pending=2, timeout=600.0) as correlator:
         correlator.register()
         async with (
-            serving(app_of(correlator)) as served,
+            serving(inspected(correlator)) as served,
             opened(browser, str(served.url("/inspector/"))) as (page, _),
         ):
             await is_live(page)
@@ -198,7 +192,7 @@ async def test_what_is_selected_stays_until_it_is_selected_no_more(correlator, b
     """Or nobody could copy an id."""
     correlator.register("first", timeout=600.0)
     async with (
-        serving(app_of(correlator)) as served,
+        serving(inspected(correlator)) as served,
         opened(browser, str(served.url("/inspector/"))) as (page, _),
     ):
         await is_live(page)
@@ -221,7 +215,7 @@ async def test_what_is_selected_stays_until_it_is_selected_no_more(correlator, b
 async def test_a_silent_server_is_noticed(correlator, browser):
     """The connection stays, and nothing comes: what a lost link looks like from here."""
     async with (
-        serving(app_of(correlator)) as served,
+        serving(inspected(correlator)) as served,
         opened(browser, str(served.url("/inspector/"))) as (page, _),
     ):
         await is_live(page)
@@ -234,7 +228,7 @@ async def test_a_silent_server_is_noticed(correlator, browser):
 async def test_at_320_pixels_nothing_is_wider_than_the_page(correlator, browser):
     correlator.register("x" * 120, label="y" * 100, timeout=600.0)
     async with (
-        serving(app_of(correlator)) as served,
+        serving(inspected(correlator)) as served,
         opened(browser, str(served.url("/inspector/")), viewport={"width": 320, "height": 640}) as (
             page,
             _,
@@ -249,7 +243,7 @@ async def test_the_keyboard_reaches_everything_that_scrolls(correlator, browser)
     correlator.register(timeout=600.0)
     correlator.resolve("stranger", 1)
     async with (
-        serving(app_of(correlator)) as served,
+        serving(inspected(correlator)) as served,
         opened(browser, str(served.url("/inspector/"))) as (page, _),
     ):
         await is_live(page)
@@ -273,7 +267,7 @@ async def test_the_keyboard_reaches_everything_that_scrolls(correlator, browser)
 
 async def test_light_and_dark_differ_and_both_can_be_read(correlator, browser):
     grounds = set()
-    async with serving(app_of(correlator)) as served:
+    async with serving(inspected(correlator)) as served:
         for scheme in ("light", "dark"):
             url = str(served.url("/inspector/"))
             async with opened(browser, url, color_scheme=scheme) as (page, _):
@@ -304,10 +298,14 @@ def contrast(*colours):
 async def test_replicas_are_on_the_page_side_by_side(browser):
     async with Correlator(name="gateway") as one, Correlator(name="gateway") as two:
         two.register("a", timeout=600.0)
+        first, second = (
+            inspected(it, replicas=lambda own, name=name: connect("memory:p", own, replica=name))
+            for it, name in ((one, "w1"), (two, "w2"))
+        )
         async with (
-            serving(app_of(one, replicas=lambda own: connect("memory:p", own, replica="w1"))) as s,
-            serving(app_of(two, replicas=lambda own: connect("memory:p", own, replica="w2"))),
-            opened(browser, str(s.url("/inspector/"))) as (page, seen),
+            serving(first) as served,
+            serving(second),
+            opened(browser, str(served.url("/inspector/"))) as (page, seen),
         ):
             await page.wait_for_selector("#replicas tbody tr:nth-child(2)", timeout=20_000)
             rows = [

@@ -63,6 +63,23 @@ TOKEN_TESTS = [
     "tests/aiohttp/test_threats.py",
     "tests/aiohttp/test_arguments.py",
 ]
+SEEN_TESTS = [
+    "tests/test_overview.py",
+    "tests/observers/test_prometheus.py",
+    "tests/observers/test_opentelemetry.py",
+    "tests/aiohttp/test_inspector.py",
+]
+HTTP_TESTS = [
+    "tests/test_asgi.py",
+    "tests/test_httpx.py",
+    "tests/aiohttp/test_problems.py",
+    "tests/aiohttp/test_client.py",
+]
+KIT_TESTS = [
+    "tests/testing/test_responder.py",
+    "tests/testing/test_clock.py",
+    "tests/testing/test_plugin.py",
+]
 # Each module, the tests that may kill its mutants, and of these the files to begin with.
 MODULES = {
     "correlator/store.py": (CORE_TESTS, "store memory"),
@@ -73,6 +90,20 @@ MODULES = {
     "correlator/memory.py": (CORE_TESTS, "memory core"),
     "correlator/threads.py": (CORE_TESTS, "threads core"),
     "correlator/tokens.py": (TOKEN_TESTS, ""),
+    "correlator/labels.py": (SEEN_TESTS, "overview"),
+    "correlator/watch.py": (SEEN_TESTS, "overview"),
+    "correlator/inspection.py": (SEEN_TESTS, "inspector"),
+    "correlator/aiohttp/inspecting.py": (SEEN_TESTS, "inspector"),
+    "correlator/aiohttp/access.py": (SEEN_TESTS, "inspector"),
+    "correlator/aiohttp/replicas.py": (SEEN_TESTS, "inspector"),
+    "correlator/observers/tally.py": (SEEN_TESTS, "prometheus opentelemetry"),
+    "correlator/observers/watched.py": (SEEN_TESTS, "prometheus"),
+    "correlator/observers/prometheus.py": (SEEN_TESTS, "prometheus"),
+    "correlator/observers/opentelemetry.py": (SEEN_TESTS, "opentelemetry"),
+    "correlator/asgi.py": (HTTP_TESTS, "asgi"),
+    "correlator/httpx.py": (HTTP_TESTS, "httpx"),
+    "correlator/testing/responder.py": (KIT_TESTS, "responder"),
+    "correlator/testing/leftovers.py": (KIT_TESTS, "plugin"),
 }
 # Loaded once, and not anew for each mutant.
 PRELOADED = [

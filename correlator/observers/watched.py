@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -82,8 +83,6 @@ def _patiently(look: Callable[[], T]) -> T:
     Metrics are read in a thread of the exporter's, while the loop's own goes on.
     """
     for _ in range(_TRIES):
-        try:
+        with suppress(RuntimeError, KeyError):  # a dict that changed under the eyes
             return look()
-        except (RuntimeError, KeyError):  # a dict that changed under the eyes
-            continue
     return look()

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import math
 import threading
 import weakref
 
@@ -164,6 +165,12 @@ async def test_a_scrape_in_a_thread_meets_a_busy_correlator(registry):
         await asyncio.to_thread(thread.join)
     assert not failures
     assert max(scrapes) > 0
+
+
+def test_the_buckets_go_from_5_ms_to_a_minute(registry):
+    PrometheusObserver(registry)
+    buckets = [float(key[1]) for key in scraped(registry) if key[0].endswith("_bucket")]
+    assert buckets == [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, math.inf]
 
 
 def test_a_registry_takes_one_only_and_nonsense_is_refused(registry):

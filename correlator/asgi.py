@@ -167,6 +167,7 @@ class _Response:
         start = {"type": "http.response.start", "status": status, "headers": encoded}
         for message in (start, {"type": "http.response.body", "body": body}):
             await self.send(message)
+        await self.let_go()  # it is sent while an error of ours is handled, and may be a 500
 
 
 def _sole(scope: Scope, header: bytes) -> str | None:

@@ -18,6 +18,7 @@ from structlog.contextvars import bind_contextvars, clear_contextvars, get_conte
 
 from correlator import (
     CapacityExceeded,
+    CorrelationError,
     Correlator,
     CorrelatorClosed,
     NoResponder,
@@ -343,6 +344,34 @@ async def test_a_500_that_the_application_makes_of_an_error_itself_is_its_answer
     start, *bodies = await called(CorrelationMiddleware(app))
     assert start["status"] == 500
     assert [body["body"] for body in bodies] == [b"ours"] * parts
+
+
+async def test_once_such_a_500_has_left_nothing_takes_its_place():
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    async def app(_scope, _receive, send):
+        try:
+            raise RequestTimeout("too late")
+        except RequestTimeout:
+            await send({"type": "http.response.start", "status": 500, "headers": []})
+            await send({"type": "http.response.body", "body": b"ours", "more_body": True})
+            raise
+
+    with pytest.raises(RequestTimeout):
+        await CorrelationMiddleware(app)({"type": "http", "headers": []}, None, send)
+    assert [message.get("body") for message in sent] == [None, b"ours"]
+
+
+async def test_an_error_of_ours_whose_status_is_500_is_answered_too():
+    async def app(_scope, _receive, _send):
+        raise CorrelationError("canary")
+
+    start, body = await called(CorrelationMiddleware(app))
+    assert start["status"] == 500
+    assert json.loads(body["body"])["detail"] == "The request got no response."
 
 
 async def test_other_scopes_pass_untouched():

@@ -28,7 +28,7 @@ from correlator.aiohttp import inspector
 from correlator.topscreen import line_of, screen_of
 from correlator.topsource import Failure, Source, events_of, parsed
 
-from .aiohttp.serving import serving, until
+from .aiohttp.serving import inspected, serving, until
 from .transports.certificates import Certificates
 from .transports.server import free_ports
 
@@ -74,12 +74,6 @@ async def started(*arguments, **environment):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
-
-
-def app_of(correlator, **options):
-    app = web.Application()
-    app.add_subapp("/inspector", inspector(correlator, **options))
-    return app
 
 
 def snapshot(**parts):
@@ -180,7 +174,7 @@ class Terminal:
 async def test_once_it_prints_what_a_real_inspector_tells(correlator, top):
     correlator.register("order-42", label="bank", timeout=60.0)
     correlator.resolve("stranger", 1)
-    async with serving(app_of(correlator)) as served:
+    async with serving(inspected(correlator)) as served:
         url = str(served.url("/inspector"))
         status, out, complaint = await top(url, "--once")
         assert (status, complaint) == (0, "")
@@ -456,7 +450,7 @@ async def test_it_sends_the_credentials_it_is_given(correlator, top, monkeypatch
     def may(request):
         return request.headers.get("Authorization") == "Bearer canary"
 
-    async with serving(app_of(correlator, authorize=may)) as served:
+    async with serving(inspected(correlator, authorize=may)) as served:
         url = str(served.url("/inspector"))
         assert (await top(url, "--once"))[0] == 1
         monkeypatch.setenv(VARIABLE, "Bearer canary")
@@ -609,7 +603,7 @@ async def test_a_stream_that_tells_nonsense_is_stale_and_asked_again():
 
 async def test_in_a_terminal_it_is_live_and_ctrl_c_gives_the_terminal_back(correlator):
     async with (
-        serving(app_of(correlator)) as served,
+        serving(inspected(correlator)) as served,
         Terminal(str(served.url("/inspector"))) as terminal,
     ):
         await terminal.shows("pending 0")
@@ -665,7 +659,7 @@ async def test_once_in_a_terminal_it_keeps_to_the_width(correlator):
 
 
 async def test_it_says_when_it_is_stale_and_recovers(correlator):
-    runner = web.AppRunner(app_of(correlator))
+    runner = web.AppRunner(inspected(correlator))
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     port = runner.addresses[0][1]
@@ -673,7 +667,7 @@ async def test_it_says_when_it_is_stale_and_recovers(correlator):
         await terminal.shows("pending 0")
         await runner.cleanup()
         await terminal.shows("stale, last heard")
-        runner = web.AppRunner(app_of(correlator))
+        runner = web.AppRunner(inspected(correlator))
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", port, reuse_address=True).start()
         correlator.register("after the restart", timeout=60.0)

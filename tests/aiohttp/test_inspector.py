@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import socket
 from contextlib import asynccontextmanager
@@ -286,6 +287,22 @@ async def test_when_nobody_looks_any_more_nothing_is_left(correlator, served):
                 stream.close()
         await until(lambda: not correlator._observers)
         await until(lambda: not asyncio.all_tasks() - tasks)
+    await until(lambda: not transports())
+
+
+def transports():
+    """Return the connections that anybody still holds."""
+    gc.collect()
+    names = ("_SelectorSocketTransport", "TCPTransport")
+    return [each for each in gc.get_objects() if type(each).__name__ in names]
+
+
+async def test_who_asks_while_it_shuts_down_is_told_so(served):
+    await served.runner.shutdown()
+    for path in ("snapshot", "events", ""):
+        status, _, text = await get(served, f"/inspector/{path}")
+        assert status == 503
+        assert json.loads(text)["detail"] == "There is nothing to see any more."
 
 
 async def test_so_many_may_look_at_once(served):
@@ -518,6 +535,10 @@ async def test_percentiles_are_of_the_last_ten_to_twenty_seconds(correlator):
         counts.append(inspection.snapshot()["latency"]["count"])
     assert counts == [1, 1, 1, 0]
     assert inspection.snapshot()["latency"]["max"] is None
+    with correlator.register() as pending:
+        correlator.resolve(pending.request_id, 1)
+    await elapse(25.0)  # nobody asked meanwhile
+    assert inspection.snapshot()["latency"]["count"] == 0
     inspection.close()
 
 

@@ -204,3 +204,10 @@ async def test_what_is_pending_is_named():
             "  'order-42' of correlator 'orders', 2 s old, labelled 'bank', registered at "
         )
         assert_nothing_pending(correlator)
+
+
+async def test_what_was_answered_is_not_kept(correlator):
+    responder = Responder(correlator, then=delay(1.0, reply("shipped")))
+    for _ in range(3):
+        assert await correlator.correlate(send=responder.send) == "shipped"
+    assert not responder._timers

@@ -41,7 +41,7 @@ def test_a_page_names_the_packages_that_its_programs_need(page, package):
 
 @named(ENDING)
 def test_a_program_ends_well_and_prints_what_the_page_shows(program):
-    done = pages.run(program.at(None))
+    done = pages.run("-c", program.at(None))
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     if program.shown is not None:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
-EXAMPLES = ROOT / "examples"
+from . import pages
+
+EXAMPLES = pages.ROOT / "examples"
 
 PRINTED = {
     "bare": [
@@ -47,14 +45,7 @@ def test_an_example_says_how_it_is_run(name):
 
 @pytest.mark.parametrize("name", PRINTED)
 def test_an_example_runs_and_prints_what_it_shows(name):
-    done = subprocess.run(  # noqa: S603  # our own code
-        [sys.executable, "-W", "error", "-X", "dev", "-m", f"examples.{name}"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
+    done = pages.run("-m", f"examples.{name}")
     assert done.stderr == ""
     assert done.returncode == 0
     lines = done.stdout.splitlines()

@@ -5,17 +5,16 @@ from __future__ import annotations
 import importlib.util
 import re
 import shlex
-import subprocess
-import sys
 import tomllib
-from pathlib import Path
 
 import pytest
 
 from examples.gateway.options import parse_options
 from examples.gateway.upstream import parse_faults
 
-ROOT = Path(__file__).parents[1]
+from . import pages
+
+ROOT = pages.ROOT
 README = (ROOT / "README.md").read_text()
 MAKEFILE = (ROOT / "Makefile").read_text()
 
@@ -32,14 +31,7 @@ def test_the_example_runs_and_prints_what_the_readme_shows():
     (at,) = (at for at, (kind, _) in enumerate(BLOCKS) if kind == "python")
     kind, shown = BLOCKS[at + 1]
     assert kind == "text"
-    done = subprocess.run(  # noqa: S603  # our own code
-        [sys.executable, "-W", "error", "-X", "dev", "-c", BLOCKS[at][1]],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
+    done = pages.run("-c", BLOCKS[at][1])
     assert done.stderr == ""
     assert done.stdout == shown
 

@@ -24,7 +24,7 @@ def named(programs):
 
 @named([each for each in PROGRAMS if each.answers is None])
 def test_a_program_ends_well_and_prints_what_the_page_shows(program, url):
-    done = pages.run(program.at(url))
+    done = pages.run("-c", program.at(url))
     assert done.returncode == 0, done.stderr  # which holds what a handler was shown to raise
     if program.shown is not None:
         assert done.stdout == program.shown

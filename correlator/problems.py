@@ -42,9 +42,10 @@ def problem_body(status: int, detail: str) -> bytes:
             phrase, there is no title.
         detail: what happened, and what to do about it, for people.
     """
-    problem: dict[str, object] = {"type": "about:blank", "status": status, "detail": detail}
+    problem: dict[str, object] = {"type": "about:blank"}
     with suppress(ValueError):
         problem["title"] = HTTPStatus(status).phrase
+    problem |= {"status": status, "detail": detail}
     request_id = current_request_id()
     if request_id is not None:
         problem["request_id"] = request_id

@@ -277,7 +277,7 @@ async def test_the_stream_tells_a_snapshot_a_second_and_what_happens_meanwhile(
 
 
 async def test_when_nobody_looks_any_more_nothing_is_left(correlator, served):
-    tasks = asyncio.all_tasks()
+    tasks, connections = asyncio.all_tasks(), set(transports())
     for _ in range(2):
         async with ClientSession() as session:
             streams = [await session.get(served.url("/inspector/events")) for _ in range(3)]
@@ -287,7 +287,7 @@ async def test_when_nobody_looks_any_more_nothing_is_left(correlator, served):
                 stream.close()
         await until(lambda: not correlator._observers)
         await until(lambda: not asyncio.all_tasks() - tasks)
-    await until(lambda: not transports())
+    await until(lambda: not set(transports()) - connections)
 
 
 def transports():

@@ -112,12 +112,12 @@ class Queue(Generic[K, V]):
         Raises:
             Exception: why it was dismissed, or could not be registered.
         """
-        self.tickets[ticket] = None
         # No scope or timeout of a library: the timer of one, cancelled, stays in the loop's heap
         # until it would have rung, and would keep the caller's context with it.
         timer = ticket.answer.get_loop().call_at(
             ticket.deadline, _too_late, ticket.answer, context=self._context
         )
+        self.tickets[ticket] = None
         try:
             await ticket.answer
         except BaseException:

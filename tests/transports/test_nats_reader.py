@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import random
+import sys
 
 import nats
 import pytest
@@ -17,6 +18,8 @@ from correlator.transports.nats_reader import Reader
 
 OURS, THEIRS = 1, 2  # numbers of subscriptions
 PATIENCE = 20.0
+# Versions whose writelines() holds nobody back: https://github.com/python/cpython/issues/127655
+UNBOUNDED = [((3, 12), (3, 12, 9)), ((3, 13), (3, 13, 2))]
 
 
 class Heard(list):
@@ -241,6 +244,9 @@ async def test_what_is_sent_does_not_overtake_what_waits_to_be_written(link):
 
 async def test_what_is_sent_where_the_socket_takes_no_more_waits_its_turn(link):
     """In the client's buffer, which is bounded, and not in the socket's."""
+    is_faulty = any(first <= sys.version_info < fixed for first, fixed in UNBOUNDED)
+    if is_faulty and isinstance(asyncio.get_running_loop(), asyncio.SelectorEventLoop):
+        pytest.skip("this Python's sockets take whatever they are given (CVE-2024-12254)")
     taken = 0
 
     def take(*_message):

@@ -276,7 +276,8 @@ def test_rabbitmq_has_users_and_keeps_what_is_durable(start_rabbitmq_server):
         channel.queue_declare("mine", durable=True)
         with pytest.raises(pika.exceptions.ChannelClosedByBroker, match="ACCESS_REFUSED"):
             channel.queue_declare("yours")
-    server.restart()
+    server.stop()  # and not with SIGKILL: it writes down what is durable in its own time
+    server.start()
     with pika.BlockingConnection(parameters) as connection:
         connection.channel().queue_declare("mine", passive=True)
     assert server.evaluate("application:get_env(rabbit, heartbeat)") == "{ok,7}"

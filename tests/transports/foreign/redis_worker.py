@@ -6,6 +6,7 @@ an error to the body ``fail``, and prints the id of each that it has answered.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 
 import redis
@@ -13,12 +14,18 @@ import redis
 
 def main(url: str, destination: str) -> None:
     client = redis.Redis.from_url(url, protocol=2)
-    client.xgroup_create(destination, "workers", id="0", mkstream=True)
     while True:
         try:
-            answer(client, destination)
+            begin(client, destination)
+            while True:
+                answer(client, destination)
         except redis.ConnectionError:
             continue
+
+
+def begin(client: redis.Redis, destination: str) -> None:
+    with contextlib.suppress(redis.ResponseError):  # the group is there already
+        client.xgroup_create(destination, "workers", id="0", mkstream=True)
 
 
 def answer(client: redis.Redis, destination: str) -> None:

@@ -171,9 +171,11 @@ class _Feed:
 
     async def events(self, request: web.Request) -> web.StreamResponse:
         """Send snapshots for as long as the client is there."""
-        transport = request.transport
-        if transport is None or self._streams >= _MAX_STREAMS:  # None: it has gone already
+        if self._streams >= _MAX_STREAMS:
             return _too_many()
+        transport = request.transport
+        if transport is None or transport.is_closing():
+            return web.Response(status=499)  # the client has left; what nginx writes for it
         time = asyncio.get_running_loop().time
         check_at = time() + _CHECK_AGAIN
         async with (

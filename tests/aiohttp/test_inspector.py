@@ -297,6 +297,29 @@ def transports():
     return [each for each in gc.get_objects() if type(each).__name__ in names]
 
 
+async def test_a_client_that_has_left_before_its_stream_begins_is_no_crash(correlator, caplog):
+    statuses = []
+
+    @web.middleware
+    async def late(request, handler):
+        while request.transport is not None and not request.transport.is_closing():
+            await asyncio.sleep(0.001)  # really: as after the loop has hung
+        response = await handler(request)
+        statuses.append(response.status)
+        return response
+
+    app = inspected(correlator)
+    app.middlewares.append(late)
+    async with serving(app, handler_cancellation=False) as served:
+        _, writer = await asyncio.open_connection("127.0.0.1", served.port)
+        writer.write(REQUEST % b"/inspector/events")
+        await writer.drain()
+        writer.transport.abort()
+        await until(lambda: statuses)
+    assert statuses == [499]
+    assert not caplog.records
+
+
 async def test_who_asks_while_it_shuts_down_is_told_so(served):
     await served.runner.shutdown()
     for path in ("snapshot", "events", ""):

@@ -30,6 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         names = (re.sub(r"(?s)(--[a-z-]+|-\w|).*", r"\1", each, count=1) for each in unknown)
         parser.error(f"unrecognized arguments: {' '.join(name or '…' for name in names)}")
     headers = _headers(parser, options)
+    if sys.stdout is None:  # it was closed before we began
+        print("correlator top: there is no output to write to", file=sys.stderr)
+        return 1
     try:
         from .top import run  # noqa: PLC0415  # which needs an extra
         from .topsource import Failure  # noqa: PLC0415

@@ -65,12 +65,14 @@ async def _print_once(source: Source, width: int | None, *, as_json: bool) -> No
 
 
 async def _print(source: Source, *, as_json: bool) -> None:
+    before: Snapshot | None = None
     async with source.session() as session:
         async for told in source.snapshots(session):
             if isinstance(told, str):
                 print(f"correlator top: {told}", file=sys.stderr, flush=True)
             else:
-                print(json.dumps(told) if as_json else line_of(told), flush=True)
+                print(json.dumps(told) if as_json else line_of(told, before), flush=True)
+                before = told
 
 
 async def _watch(source: Source, console: Console, ended_by: list[signal.Signals]) -> None:

@@ -18,6 +18,8 @@ _CUT = "\N{HORIZONTAL ELLIPSIS}"
 _BARS = "▁▂▃▄▅▆▇█"
 _GAP = 2  # cells between two columns, or two figures
 _NO_END = 10**9  # cells or lines: as many as there are
+_LEAST_FUNCTION = 9  # cells of `` in function``; of fewer there is nothing to read
+_BARS_SHOWN = 60
 _ROWS = 10  # of a table, on a screen
 _REFUSALS = 8  # kinds of them, on a screen
 _RESTARTED = 10  # snapshots, so seconds, for which it says so
@@ -26,8 +28,8 @@ _RATES = (*_ENDS, "refused")
 _STATES = ("draining", "closed")  # those that are news
 
 
-def line_of(seen: dict[str, Any]) -> str:
-    """Return a snapshot as one line."""
+def line_of(seen: dict[str, Any], before: dict[str, Any] | None = None) -> str:
+    """Return a snapshot as one line. `before` is the one before, or None."""
     stats, rates, latency = seen["stats"], seen["rates"], seen["latency"]
     parts = [
         _clock(seen["time"]),
@@ -36,6 +38,7 @@ def line_of(seen: dict[str, Any]) -> str:
         *(f"{name}/s={_number(rates.get(name))}" for name in _RATES),
         f"p50={_seconds(latency.get('p50')).replace(' ', '')}",
         f"p99={_seconds(latency.get('p99')).replace(' ', '')}",
+        *_news(seen, [seen if before is None else before, seen]),
     ]
     return " ".join(parts)
 
@@ -70,9 +73,14 @@ def screen_of(
         lines += _figures(seen, width, None if height == _NO_END else _REFUSALS)
         if len(history) > 1:
             for name, label in (("pending", "pending"), ("oldest_age", "oldest ")):
-                values = [each["stats"].get(name) for each in history]
-                room = max(1, min(60, width - len(label) - 1))
-                lines.append(Text(f"{label} {_sparkline(values[-room:])}", style="cyan"))
+                values = [each["stats"].get(name) for each in history[-_BARS_SHOWN:]]
+                values = [value if is_number(value) else 0 for value in values]
+                shown = _seconds if name == "oldest_age" else _number
+                scale = f" up to {shown(max(values))}"
+                room = max(1, width - len(label) - 1 - len(scale))
+                lines.append(
+                    Text(f"{label} {_sparkline(values[-room:])}", style="cyan").append(scale, "dim")
+                )
         for table in (_replicas(seen), _oldest(seen), _labels(seen), _unmatched(seen)):
             # The names of the columns and the rule are two lines.
             count = height - len(lines) - 2
@@ -89,12 +97,17 @@ def _head(seen: dict[str, Any] | None, history: Sequence[dict[str, Any]]) -> lis
         Text.assemble(("correlator", "bold"), f" {plain(seen.get('name'))}"),
         Text.assemble((_clock(seen["time"]), "dim")),
     ]
-    if seen.get("state") in _STATES:
-        head.append(Text(seen["state"], style="bold yellow"))
-    began = [each.get("started") for each in history[-_RESTARTED:]]
-    if any(before != after for before, after in pairwise(began)):
-        head.append(Text("restarted", style="bold yellow"))
+    head += [Text(news, style="bold yellow") for news in _news(seen, history[-_RESTARTED:])]
     return head
+
+
+def _news(seen: dict[str, Any], history: Sequence[dict[str, Any]]) -> list[str]:
+    """Return what is out of the ordinary with the correlator, in a word each."""
+    news = [seen["state"]] if seen.get("state") in _STATES else []
+    began = [each.get("started") for each in history]
+    if any(before != after for before, after in pairwise(began)):
+        news.append("restarted")
+    return news
 
 
 def _figures(seen: dict[str, Any], width: int, most_refusals: int | None) -> list[Text]:
@@ -107,11 +120,16 @@ def _figures(seen: dict[str, Any], width: int, most_refusals: int | None) -> lis
     groups = [
         counters,
         {f"{_words(name)}/s": _number(rates.get(name)) for name in _RATES},
-        {name: _seconds(latency.get(name)) for name in ("p50", "p90", "p99", "max")},
+        {name: _seconds(latency.get(name)) for name in ("p50", "p90", "p99", "max")}
+        | {"of": _number(latency.get("count"))},
     ]
     refusals = list((seen.get("refusals") or {}).items())[:most_refusals]
     if refusals:
-        groups.append({plain(name): _number(count) for name, count in refusals})
+        # The counter above them is since the start.
+        groups.append(
+            {"since somebody looks": "refused"}
+            | {plain(name): _number(count) for name, count in refusals}
+        )
     return [
         line
         for group in groups
@@ -143,15 +161,16 @@ def _cut_right(text: str, width: int) -> str:
 
 
 def _cut_origin(text: str, width: int) -> str:
-    """Cut ``file:line in function`` so that the end of the file and the line are left."""
-    if cell_len(text) > width:
-        text = text.rpartition(" in ")[0] or text
-    if cell_len(text) > width:
-        text = text[-width:]
-        while cell_len(text) >= width:
-            text = text[1:]
-        text = _CUT + text
-    return text
+    """Cut ``file:line in function``: of the function the end goes first, of the file its begin."""
+    place = text.rpartition(" in ")[0] or text
+    if cell_len(place) + _LEAST_FUNCTION <= width:
+        return _cut_right(text, width)
+    if cell_len(place) > width:
+        place = place[-width:]
+        while cell_len(place) >= width:
+            place = place[1:]
+        place = _CUT + place
+    return place
 
 
 class _Column(NamedTuple):
@@ -217,12 +236,13 @@ class _Table(NamedTuple):
             whole.pop()
 
 
-_ID = 8  # cells of an id or a name that are left at least
+_ID = 8  # cells of an id that are left at least
+_NAME = 24  # and of what distinguishes rows
 
 
 def _replicas(seen: dict[str, Any]) -> _Table:
     names = ("registered", "timed_out", "refused")
-    columns = [_Column("replicas", least=_ID)]
+    columns = [_Column("replicas", least=_NAME)]
     columns += [_Column(name, is_number=True) for name in ("seen", "pending", "oldest")]
     columns += [_Column(_words(name), is_number=True) for name in names]
     rows = [
@@ -261,7 +281,7 @@ def _oldest(seen: dict[str, Any]) -> _Table:
 
 def _labels(seen: dict[str, Any]) -> _Table:
     names = ("pending", "registered", *_ENDS)
-    columns = [_Column("labels", least=_ID)]
+    columns = [_Column("labels", least=_NAME)]
     columns += [_Column(_words(name), is_number=True) for name in names]
     rows = [
         [plain(each.get("label")), *(_number(each.get(name)) for name in names)]
@@ -330,7 +350,6 @@ def _clock(value: Any) -> str:
         return _NOTHING
 
 
-def _sparkline(values: Sequence[Any]) -> str:
-    numbers = [value if is_number(value) else 0 for value in values]
-    top = max(numbers, default=0) or 1
-    return "".join(_BARS[min(7, max(0, int(value / top * 7.999)))] for value in numbers)
+def _sparkline(values: Sequence[float]) -> str:
+    top = max(values, default=0) or 1
+    return "".join(_BARS[min(7, max(0, int(value / top * 7.999)))] for value in values)

@@ -42,10 +42,12 @@ _TICK = 1.5  # seconds that a snapshot may take: that of the next second is told
 
 _TOO_LONG = "the inspector tells more than a megabyte at once"
 _HINTS = {
-    401: "it wants credentials: see --header",
-    403: "it does not let you look: see --header, and authorize= of the inspector",
+    200: "it is no inspector",
+    401: "it wants credentials: see CORRELATOR_AUTHORIZATION and --header",
+    403: "it does not let you look: see CORRELATOR_AUTHORIZATION and --header, and authorize= of "
+    "the inspector",
     404: "there is no inspector; its URL ends with where it is mounted: …/inspector",
-    503: "too many look already, or it is shutting down",
+    500: "it fails, and its own log says why",
 }
 
 
@@ -126,17 +128,18 @@ class Source:
         if response.status == 200 and response.content_type == content_type:
             return response
         async with response:
-            why = _HINTS.get(
-                response.status, f"it answered {response.status} {plain(response.content_type)}"
-            )
+            why = f"it answered {response.status} {plain(response.content_type)}"
+            if response.status in _HINTS:
+                why = f"{_HINTS[response.status]}: {why}"
+            elif 300 <= response.status < 400:
+                to = _without_secrets(response.headers.get("Location", "nowhere"))
+                why = f"{why}, which leads to {to}: redirects are not followed"
             detail = await _detail_of(response)
             raise Failure(f"{why}. It says: {detail}" if detail else why)
 
     @property
     def _shown(self) -> str:
-        """The URL without what may be secret."""
-        scheme, _, rest = self._url.partition("://")
-        return plain(f"{scheme}://{rest.rpartition('@')[2]}")
+        return _without_secrets(self._url)
 
     def _reason(self, error: Exception) -> str:
         # Never their own text, which may quote a password or a header.
@@ -166,6 +169,13 @@ class Source:
         return type(error).__name__
 
 
+def _without_secrets(url: str) -> str:
+    """Return a URL without credentials and query, as text that can be shown."""
+    scheme, mark, rest = url.partition("?")[0].rpartition("://")
+    host, slash, path = rest.partition("/")
+    return plain(f"{scheme}{mark}{host.rpartition('@')[2]}{slash}{path}"[:_MAX_DETAIL])
+
+
 async def _body_of(response: ClientResponse, most: int) -> bytes:
     """Return the body, or more than `most` bytes of it."""
     body = b""
@@ -175,15 +185,18 @@ async def _body_of(response: ClientResponse, most: int) -> bytes:
 
 
 async def _detail_of(response: ClientResponse) -> str:
-    """Return what a problem document says, or nothing if it is none."""
-    if response.content_type != PROBLEM_TYPE:
+    """Return what a problem document says, or a plain text that is more than the status."""
+    is_plain = response.content_type == "text/plain"
+    if not is_plain and response.content_type != PROBLEM_TYPE:
         return ""
     try:
-        body = await _body_of(response, _MAX_PROBLEM)
-        detail = json.loads(body[:_MAX_PROBLEM])["detail"]
+        body = (await _body_of(response, _MAX_PROBLEM))[:_MAX_PROBLEM]
+        detail = body.decode(errors="replace") if is_plain else json.loads(body)["detail"]
     except (ClientError, ValueError, LookupError, TypeError, RecursionError):
         return ""
-    return plain(detail[:_MAX_DETAIL]) if isinstance(detail, str) else ""
+    if not isinstance(detail, str) or detail.startswith(str(response.status)):
+        return ""
+    return plain(" ".join(detail[:_MAX_DETAIL].split()))
 
 
 # -- the stream ------------------------------------------------------------------------------------

@@ -272,7 +272,7 @@ async def test_each_thing_that_is_wrong_is_said_in_a_line(correlator, top):
     (unused_port,) = free_ports(1)
 
     async def elsewhere(_request):
-        raise web.HTTPFound("http://192.0.2.1/")
+        raise web.HTTPFound("http://you:canary@192.0.2.1/login\x1b?token=canary")
 
     async def html(_request):
         return web.Response(text="<p>hello</p>", content_type="text/html")
@@ -282,6 +282,12 @@ async def test_each_thing_that_is_wrong_is_said_in_a_line(correlator, top):
 
     async def unauthorized(_request):
         return web.Response(status=401)
+
+    async def told_why(_request):
+        raise web.HTTPForbidden(text=f"ask\n{NASTY}")
+
+    async def faulty(_request):
+        raise web.HTTPInternalServerError
 
     async def busy(_request):
         detail = f"{NASTY}{'x' * 500}"
@@ -306,6 +312,8 @@ async def test_each_thing_that_is_wrong_is_said_in_a_line(correlator, top):
         ("html", html),
         ("nonsense", nonsense),
         ("unauthorized", unauthorized),
+        ("told-why", told_why),
+        ("faulty", faulty),
         ("busy", busy),
         ("endless", endless),
         ("broken", broken),
@@ -317,12 +325,14 @@ async def test_each_thing_that_is_wrong_is_said_in_a_line(correlator, top):
         for url, why in (
             (f"{at}/nowhere", "there is no inspector"),
             (f"{at}/guarded", r"it does not let you look: .* It says: You may not see this\."),
-            (f"{at}/moved", "it answered 302"),
-            (f"{at}/html", "it answered 200 text/html"),
+            (f"{at}/moved", "302 .* leads to http://192.0.2.1/login[^?]*: redirects are not follo"),
+            (f"{at}/html", "it is no inspector: it answered 200 text/html"),
             (f"{at}/nonsense", "it tells nonsense"),
-            (f"{at}/unauthorized", "it wants credentials: see --header"),
-            (f"{at}/busy", r"too many look .* It says: \ufffd\[2J.*\[red\]x.*x{100}"),
-            (f"{at}/endless", "too many look already, or it is shutting down\n"),
+            (f"{at}/unauthorized", "it wants credentials: see CORRELATOR_AUTHORIZATION and --head"),
+            (f"{at}/told-why", r"it does not let you look: .* It says: ask \ufffd\[2J"),
+            (f"{at}/faulty", "its own log says why: it answered 500 text/plain\n"),
+            (f"{at}/busy", r"it answered 503 .* It says: \ufffd\[2J.*\[red\]x.*x{100}"),
+            (f"{at}/endless", "it answered 503 application/problem.json\n"),
             (f"{at}/broken", "its answer breaks off"),
             (f"http://me:canary@127.0.0.1:{unused_port}/inspector", "connection refused"),
             (f"https://me:canary@127.0.0.1:{served.port}/inspector", "TLS fails"),
@@ -750,6 +760,7 @@ async def test_the_origin_gives_way_before_the_id_and_the_rest_is_whole():
 
     request_id, origin = OLDEST["request_id"], OLDEST["origin"]
     assert row(200).endswith(origin)
+    assert row(110).endswith(f"  {origin[:-5]}…")
     assert row(100).endswith(f"  {origin.partition(' in ')[0]}")
     assert row(83).startswith(f"{request_id} ")
     assert row(83).endswith("  …omer/handlers.py:42")
@@ -780,7 +791,38 @@ async def test_what_an_inspector_may_not_tell_is_left_out():
     assert "refused/s 2.5" in whole(screen_of(snapshot(rates={"refused": 2.5})))
     refusals = {"CapacityExceeded": 3, "DuplicateRequest": 1}
     told = whole(screen_of(snapshot(refusals=refusals)))
-    assert "CapacityExceeded 3  DuplicateRequest 1" in told
+    assert "since somebody looks refused  CapacityExceeded 3  DuplicateRequest 1" in told
+    assert "max –  of 10" in told
+
+
+async def test_how_high_a_bar_is_is_said():
+    history = [snapshot(stats={"pending": n, "oldest_age": n / 2}) for n in (3, 3, 1500)]
+    lines = [line.plain for line in screen_of(history[-1], history)]
+    assert "pending ▁▁█ up to 1,500" in lines
+    assert "oldest  ▁▁█ up to 12.5 min" in lines
+    assert "pending █ up to 1,500" in [
+        line.plain for line in screen_of(history[-1], history, width=21)
+    ]
+
+
+async def test_labels_that_differ_at_their_end_are_told_apart():
+    labels = [{"label": f"payments.example:{port}", "pending": 1} for port in (8443, 8444)]
+    lines = drawn(snapshot(labels=labels), 80, 40)
+    assert any(line.startswith("payments.example:8443 ") for line in lines)
+    assert any(line.startswith("payments.example:8444 ") for line in lines)
+
+
+async def test_a_line_tells_the_news():
+    before, after = snapshot(started=1.0), snapshot(started=2.0, state="draining")
+    assert line_of(before, before).endswith("p99=300ms")
+    assert line_of(before).endswith("p99=300ms")
+    assert line_of(after, before).endswith("p99=300ms draining restarted")
+
+
+async def test_without_an_output_it_says_so(capfd, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    assert main(["top", "http://127.0.0.1:9/inspector"]) == 1
+    assert capfd.readouterr().err == "correlator top: there is no output to write to\n"
 
 
 async def test_seconds_are_those_of_the_page():
@@ -797,7 +839,7 @@ async def test_seconds_are_those_of_the_page():
         ("6", "–"),
     ):
         told = snapshot(latency={"max": value})
-        assert whole(screen_of(told)).partition("max ")[2].partition("\n")[0] == shown
+        assert whole(screen_of(told)).partition("max ")[2].partition("  of")[0] == shown
 
 
 # -- nonsense --------------------------------------------------------------------------------------

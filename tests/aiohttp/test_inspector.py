@@ -302,8 +302,8 @@ async def test_a_client_that_has_left_before_its_stream_begins_is_no_crash(corre
 
     @web.middleware
     async def late(request, handler):
-        while request.transport is not None and not request.transport.is_closing():
-            await asyncio.sleep(0.001)  # really: as after the loop has hung
+        # As after the loop has hung.
+        await until(lambda: request.transport is None or request.transport.is_closing())
         response = await handler(request)
         statuses.append(response.status)
         return response

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..checks import check_instance
 from ..core import Correlator
-from ..errors import shown
+from ..errors import shown, shown_seconds
 from ..pending import Pending
 
 __all__ = ["assert_nothing_pending", "pending_in", "told"]
@@ -25,6 +25,7 @@ def assert_nothing_pending(*correlators: Correlator[Any, Any]) -> None:
         AssertionError: something is pending.
         TypeError: none was given, or something else than a `Correlator`.
     """
+    __tracebackhide__ = True
     if not correlators:
         raise TypeError("assert_nothing_pending needs the correlators to look into: at least one")
     for correlator in correlators:
@@ -52,11 +53,12 @@ def told(left: Iterable[Pending[Any, Any]], what: str) -> str:
     for pending in left[:_SHOWN]:
         label = "" if pending.label is None else f", labelled {pending.label!r}"
         origin = "" if pending.origin is None else f", registered at {pending.origin}"
-        name = pending.correlator.name
+        name, age = pending.correlator.name, shown_seconds(round(pending.age, 4))
         lines.append(
-            f"  {shown(pending.request_id)} of correlator {name!r}, {pending.age:.3g} s old"
-            f"{label}{origin}"
+            f"  {shown(pending.request_id)} of correlator {name!r}, {age} old{label}{origin}"
         )
     if len(left) > _SHOWN:
         lines.append(f"  and {len(left) - _SHOWN} more")
+    if not any(pending.correlator._tracked for pending in left):
+        lines.append("  Correlator(track_origin=True) would say where they were registered")
     return "\n".join(lines)

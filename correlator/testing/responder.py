@@ -135,11 +135,13 @@ class Responder:
             AssertionError: the script is at its end.
             RuntimeError: the step is `late`, and no request of that id is pending to be late for.
         """
+        __tracebackhide__ = True
         self.asked.append(request_id)
         step = next(self._script, self._then)
         if step is None:
             raise AssertionError(
-                f"the script has {self._length} steps, and this is request {len(self.asked)}"
+                f"the script has {self._length} step{'s' * (self._length != 1)}, and this is "
+                f"request {len(self.asked)}"
             )
         loop = asyncio.get_running_loop()
         if step.is_late:

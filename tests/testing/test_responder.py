@@ -64,7 +64,7 @@ async def test_after_its_script_it_does_what_it_was_told_or_complains(correlator
     assert [await correlator.correlate(send=responder.send) for _ in range(3)] == [1, 2, 2]
     responder = Responder(correlator, reply(1))
     await correlator.correlate(send=responder.send)
-    with pytest.raises(AssertionError, match="the script has 1 steps, and this is request 2"):
+    with pytest.raises(AssertionError, match="the script has 1 step, and this is request 2"):
         await correlator.correlate(send=responder.send)
 
 
@@ -143,14 +143,17 @@ async def test_of_several_correlators_each_ones_leftovers_are_named(correlator):
         assert_nothing_pending(correlator, orders, idle)
         for owner, request_id in ((orders, "order-42"), (correlator, "a"), (correlator, "b")):
             owner.register(request_id)
+        await elapse(0.00008)
         with pytest.raises(AssertionError) as raised:
             assert_nothing_pending(orders, idle, correlator)
         assert str(raised.value).splitlines() == [
             "1 request is pending:",
-            "  'order-42' of correlator 'orders', 0 s old",
+            "  'order-42' of correlator 'orders', 0.0001 s old",
+            "  Correlator(track_origin=True) would say where they were registered",
             "2 requests are pending:",
-            "  'a' of correlator 'tested', 0 s old",
-            "  'b' of correlator 'tested', 0 s old",
+            "  'a' of correlator 'tested', 0.0001 s old",
+            "  'b' of correlator 'tested', 0.0001 s old",
+            "  Correlator(track_origin=True) would say where they were registered",
         ]
         for request_id in ("a", "b"):
             correlator.resolve(request_id, None)

@@ -178,7 +178,7 @@ function show(seen) {
   draw("chart-oldest", [{ kind: "oldest", values: past("oldest") }], seconds);
   draw("chart-outcomes", ENDS.map((kind) => ({ kind, values: past(kind) })), number);
   say("pending-now", number(stats.pending));
-  say("oldest-now", seconds(stats.oldest_age));
+  say("oldest-now", stats.pending ? seconds(stats.oldest_age) : "–");
 
   fill("oldest", seen.oldest.map((each) => [
     code(each.request_id), ["number", seconds(each.age)], ["number", seconds(each.remaining)],

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import signal
 
 import pytest
 
@@ -28,6 +29,10 @@ VIRTUAL_LOOP = {"virtual": VirtualLoop}
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "virtual_time: runs on a clock that leaps (tests/clock.py)")
+    # A shell lets what it starts in the background ignore Ctrl-C, and so does what that starts: the
+    # programs that tests interrupt.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     # pytest-asyncio asks for the current loop, and Python before 3.14 makes one for who asks,
     # which nobody would close. It does not once somebody has said that there is none.
     asyncio.set_event_loop(None)

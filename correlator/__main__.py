@@ -18,7 +18,7 @@ _TOKEN = re.compile(r"[\w!#$%&'*+.^`|~-]+", re.ASCII)  # RFC 9110, section 5.6.2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command, and return its exit status: 0, or 1 if it failed.
+    """Run a command, and return its exit status: 0, 1 if it failed, 2 without the extra it needs.
 
     Raises:
         SystemExit: 2 if it was not understood; 0 if all it was asked for is how it works.
@@ -53,7 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"correlator top: {failure}", file=sys.stderr)
         return 1
     except OSError as error:
-        # Or what could not be written is written again at the end.
+        # Or what could not be written is written again at the end: "Note on SIGPIPE" in
+        # https://docs.python.org/3/library/signal.html.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):  # whoever read has had enough
             return 0

@@ -27,7 +27,7 @@ from .problems import PROBLEM_TYPE, problem_body, problem_of
 bound_contextvars: Callable[..., AbstractContextManager[None]] | None
 try:
     from structlog.contextvars import bound_contextvars
-except ImportError:
+except ModuleNotFoundError:
     bound_contextvars = None
 
 __all__ = ["CorrelationMiddleware"]
@@ -82,7 +82,9 @@ class CorrelationMiddleware:
         check_callable("new_id", new_id)
         self._app = app
         self._header = header.lower().encode("ascii")
-        self._deadline = None if deadline_header is None else deadline_header.lower().encode()
+        self._deadline_header = (
+            None if deadline_header is None else deadline_header.lower().encode()
+        )
         self._new_id = new_id
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -91,7 +93,11 @@ class CorrelationMiddleware:
             await self._app(scope, receive, send)
             return
         request_id = id_from(_sole(scope, self._header), self._new_id)
-        timeout = None if self._deadline is None else timeout_from(_sole(scope, self._deadline))
+        timeout = (
+            None
+            if self._deadline_header is None
+            else timeout_from(_sole(scope, self._deadline_header))
+        )
         response = _Response(send, self._header, request_id.encode())
         is_http = scope["type"] == "http"
         # Starlette puts itself there: if it has, it is around this, and answers crashes itself.
@@ -139,7 +145,10 @@ class _Response:
                 if name.lower() != self._field[0]
             ]
             message = {**message, "headers": [*others, self._field]}
-            if message.get("status") == 500 and isinstance(sys.exc_info()[1], CorrelationError):
+            is_replaceable = (
+                message["type"] == "http.response.start" and message.get("status") == 500
+            )
+            if is_replaceable and isinstance(sys.exc_info()[1], CorrelationError):
                 self.held.append(message)
                 return
             self.has_left = True

@@ -102,7 +102,7 @@ def check_owner(owner: Any) -> str:
         ValueError: there is something else in it.
     """
     if not isinstance(owner, str):
-        raise TypeError(f"owner must be a string, not {owner!r:.100}")
+        raise TypeError(f"owner must be a string, not {shown(owner)}")
     if _OWNER.fullmatch(owner) is None:
         raise ValueError(
             f"owner must be 1 to 64 characters out of A-Z a-z 0-9 _ -, not {owner!r:.300}"

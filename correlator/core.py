@@ -20,7 +20,7 @@ import anyio
 from typing_extensions import TypeVar
 
 from .checks import check_bound, check_callable, check_error, check_seconds
-from .errors import CorrelatorClosed
+from .errors import CorrelatorClosed, shown
 from .group import Group
 from .ids import new_request_id
 from .ledger import NO_THREAD
@@ -373,7 +373,7 @@ class Correlator(Overview[K, V]):
         """
         self._check_thread("group")
         if not isinstance(name, str):
-            raise TypeError(f"name must be a string, not {name!r:.100}")
+            raise TypeError(f"name must be a string, not {shown(name)}")
         if max_pending is not None:
             check_bound("max_pending", max_pending)
         group = self._groups.get(name)

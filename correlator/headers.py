@@ -48,9 +48,9 @@ def check_header(name: str, value: object) -> str:
         ValueError: it is not the name of a field, or of one that HTTP itself uses.
     """
     if not isinstance(value, str):
-        raise TypeError(f"{name} must be a string, not {value!r:.100}")
+        raise TypeError(f"{name} must be a string, not {shown(value)}")
     if _HEADER_NAME.fullmatch(value) is None:
-        raise ValueError(f"{name} must be the name of a header field, not {value!r:.100}")
+        raise ValueError(f"{name} must be the name of a header field, not {shown(value)}")
     if value.lower() in _RESERVED:
         raise ValueError(f"{name} must not be {value!r}, which HTTP itself uses")
     return value

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from .errors import shown
 from .pending import Outcome
 
 __all__ = ["LabelStats", "Labels", "check_label"]
@@ -81,7 +82,7 @@ def _stats_of(counts: dict[Outcome | None, int]) -> LabelStats:
 def check_label(label: Any) -> None:
     """Raise TypeError or ValueError if that is no label."""
     if not isinstance(label, str):
-        raise TypeError(f"label must be a string, not {label!r:.100}")
+        raise TypeError(f"label must be a string, not {shown(label)}")
     if not (0 < len(label) <= _MAX_LENGTH and label.isprintable()):
         raise ValueError(
             f"label must be 1 to {_MAX_LENGTH} printable characters, not {label!r:.300}"

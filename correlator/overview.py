@@ -28,8 +28,10 @@ class Overview(Ledger[K, V]):
     def stats(self) -> CorrelatorStats:
         """Return the counters of this moment. Also before entering and after closing.
 
-        Call it on the loop's thread.
+        Call it on the loop's thread. In another it may raise `RuntimeError` or `KeyError`, if
+        something changes meanwhile.
         """
+        # Only the loop's thread may forget.
         if self._thread == threading.get_ident():
             self._remembered.forget(self._time())
         oldest = self._store.oldest()

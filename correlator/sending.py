@@ -53,7 +53,7 @@ async def send_request(pending: Pending[K, Any], send: Callable[[K], Awaitable[o
         # The first question is what the second begins with, without the call.
         if sending.__class__ is not CoroutineType and not isawaitable(sending):
             raise TypeError(
-                f"send must return an awaitable (is it an async function?), not {sending!r:.100}"
+                f"send must return an awaitable (is it an async function?), not {shown(sending)}"
             )
         await sending
     except BaseException as error:

@@ -15,11 +15,11 @@ from rich.console import Console, Group
 from rich.live import Live
 
 from .topscreen import line_of, screen_of
-from .topsource import Snapshot, Source
+from .topsource import Failure, Snapshot, Source
 
 __all__ = ["run"]
 
-_HISTORY = 120  # snapshots
+_HISTORY = 60  # snapshots
 
 
 def run(
@@ -68,7 +68,7 @@ async def _print(source: Source, *, as_json: bool) -> None:
     before: Snapshot | None = None
     async with source.session() as session:
         async for told in source.snapshots(session):
-            if isinstance(told, str):
+            if isinstance(told, Failure):
                 print(f"correlator top: {told}", file=sys.stderr, flush=True)
             else:
                 print(json.dumps(told) if as_json else line_of(told, before), flush=True)
@@ -96,18 +96,17 @@ async def _watch(source: Source, console: Console, ended_by: list[signal.Signals
             console=console,
             screen=True,
             refresh_per_second=2,
-            transient=True,
         ):
             async for each in source.snapshots(session):
-                if isinstance(each, str):
-                    told = each
+                if isinstance(each, Failure):
+                    told = str(each)
                 else:
                     told, last_at = None, time.monotonic()
                     history.append(each)
 
 
 def _end_by_signals(ended_by: list[signal.Signals]) -> None:
-    if sys.platform == "win32":  # has neither of them
+    if sys.platform == "win32":  # where a loop has no add_signal_handler
         return
     task = asyncio.current_task()
     assert task is not None, "it runs in one"

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 from rich.cells import cell_len
 from rich.text import Text
 
+from .pending import Outcome
+
 __all__ = ["is_number", "line_of", "plain", "screen_of"]
 
 _NOTHING = "\N{EN DASH}"
@@ -23,7 +25,7 @@ _BARS_SHOWN = 60
 _ROWS = 10  # of a table, on a screen
 _REFUSALS = 8  # kinds of them, on a screen
 _RESTARTED = 10  # snapshots, so seconds, for which it says so
-_ENDS = ("resolved", "rejected", "timed_out", "cancelled", "closed")
+_ENDS = tuple(Outcome)
 _RATES = (*_ENDS, "refused")
 _STATES = ("draining", "closed")  # those that are news
 
@@ -123,21 +125,18 @@ def _figures(seen: dict[str, Any], width: int, most_refusals: int | None) -> lis
         {name: _seconds(latency.get(name)) for name in ("p50", "p90", "p99", "max")}
         | {"of": _number(latency.get("count"))},
     ]
+    lines = [line for group in groups for line in _flow(_pairs(group), width)]
     refusals = list((seen.get("refusals") or {}).items())[:most_refusals]
     if refusals:
-        # The counter above them is since the start.
-        groups.append(
-            {"since somebody looks": "refused"}
-            | {plain(name): _number(count) for name, count in refusals}
-        )
-    return [
-        line
-        for group in groups
-        for line in _flow(
-            (Text.assemble((f"{name} ", "dim"), (value, "bold")) for name, value in group.items()),
-            width,
-        )
-    ]
+        # The counter above is since the start.
+        begin = Text("refused since somebody looks:", style="dim")
+        counts = {plain(name): _number(count) for name, count in refusals}
+        lines += _flow([begin, *_pairs(counts)], width)
+    return lines
+
+
+def _pairs(figures: dict[str, str]) -> list[Text]:
+    return [Text.assemble((f"{name} ", "dim"), (value, "bold")) for name, value in figures.items()]
 
 
 def _flow(parts: Iterable[Text], width: int) -> list[Text]:
@@ -181,14 +180,14 @@ class _Column(NamedTuple):
     """
 
     name: str
-    is_number: bool = False
+    is_right: bool = False
     least: int | None = None
     cut: Callable[[str, int], str] = _cut_right
 
     def cell(self, text: str, width: int) -> str:
         text = self.cut(text, width)
         room = " " * (width - cell_len(text))
-        return room + text if self.is_number else text + room
+        return room + text if self.is_right else text + room
 
 
 class _Table(NamedTuple):
@@ -243,8 +242,8 @@ _NAME = 24  # and of what distinguishes rows
 def _replicas(seen: dict[str, Any]) -> _Table:
     names = ("registered", "timed_out", "refused")
     columns = [_Column("replicas", least=_NAME)]
-    columns += [_Column(name, is_number=True) for name in ("seen", "pending", "oldest")]
-    columns += [_Column(_words(name), is_number=True) for name in names]
+    columns += [_Column(name, is_right=True) for name in ("seen", "pending", "oldest")]
+    columns += [_Column(_words(name), is_right=True) for name in names]
     rows = [
         [
             plain(each.get("owner")),
@@ -261,8 +260,8 @@ def _replicas(seen: dict[str, Any]) -> _Table:
 def _oldest(seen: dict[str, Any]) -> _Table:
     columns = (
         _Column("oldest", least=_ID),
-        _Column("age", is_number=True),
-        _Column("left", is_number=True),
+        _Column("age", is_right=True),
+        _Column("left", is_right=True),
         _Column("label"),
         _Column("where it was asked for", least=12, cut=_cut_origin),
     )
@@ -282,7 +281,7 @@ def _oldest(seen: dict[str, Any]) -> _Table:
 def _labels(seen: dict[str, Any]) -> _Table:
     names = ("pending", "registered", *_ENDS)
     columns = [_Column("labels", least=_NAME)]
-    columns += [_Column(_words(name), is_number=True) for name in names]
+    columns += [_Column(_words(name), is_right=True) for name in names]
     rows = [
         [plain(each.get("label")), *(_number(each.get(name)) for name in names)]
         for each in seen["labels"]

@@ -9,6 +9,7 @@ import os
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any, NoReturn, TypeAlias, TypeGuard
+from urllib.parse import urlsplit, urlunsplit
 
 from aiohttp import (
     ClientConnectorCertificateError,
@@ -37,8 +38,8 @@ _MAX_DETAIL = 200  # characters
 _MAX_NUMBER = 1e15
 _MAX_DIGITS = 15
 _MAX_DEPTH = 6  # of what nests in a snapshot; an inspector's has 4
-_AGAIN = 1.0  # seconds between two attempts to connect
-_TICK = 1.5  # seconds that a snapshot may take: that of the next second is told
+_RECONNECT_DELAY = 1.0  # seconds between two attempts to connect
+_SNAPSHOT_TAKES = 1.5  # seconds that a snapshot may take: that of the next second is told
 
 _TOO_LONG = "the inspector tells more than a megabyte at once"
 _HINTS = {
@@ -61,8 +62,8 @@ class Source:
     Args:
         url: where it is mounted.
         headers: sent along, each of them.
-        timeout: seconds that an attempt may take until there is a snapshot, and the wait for the
-            next.
+        timeout: seconds that one snapshot may take; of a stream, that connecting may take, and then
+            each wait for a snapshot.
     """
 
     def __init__(self, url: str, headers: Iterable[tuple[str, str]], timeout: float) -> None:
@@ -86,7 +87,7 @@ class Source:
         ):
             return parsed(await _body_of(response, _MAX_EVENT))
 
-    async def snapshots(self, session: ClientSession) -> AsyncIterator[Snapshot | str]:
+    async def snapshots(self, session: ClientSession) -> AsyncIterator[Snapshot | Failure]:
         """Yield snapshots as they come, and why there is none when there is none.
 
         Raises:
@@ -107,9 +108,9 @@ class Source:
             except Failure as failure:
                 if not has_begun:
                     raise
-                why = str(failure)
+                why = failure
             yield why
-            await asyncio.sleep(_AGAIN)
+            await asyncio.sleep(_RECONNECT_DELAY)
 
     @asynccontextmanager
     async def _attempt(self) -> AsyncIterator[None]:
@@ -146,7 +147,11 @@ class Source:
         match error:
             case TimeoutError():
                 why = f"it does not answer within {self._timeout:g} s"
-                return f"{why}; a snapshot takes up to a second" if self._timeout < _TICK else why
+                return (
+                    f"{why}; a snapshot takes up to a second"
+                    if self._timeout < _SNAPSHOT_TAKES
+                    else why
+                )
             case ClientConnectorDNSError():
                 return "its host is not found: no address is known for that name"
             case ClientConnectorCertificateError(certificate_error=cause):
@@ -171,9 +176,12 @@ class Source:
 
 def _without_secrets(url: str) -> str:
     """Return a URL without credentials and query, as text that can be shown."""
-    scheme, mark, rest = url.partition("?")[0].rpartition("://")
-    host, slash, path = rest.partition("/")
-    return plain(f"{scheme}{mark}{host.rpartition('@')[2]}{slash}{path}"[:_MAX_DETAIL])
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # a server may say that it leads anywhere
+        return "no URL"
+    host = parts.netloc.rpartition("@")[2]
+    return plain(urlunsplit((parts.scheme, host, parts.path, "", ""))[:_MAX_DETAIL])
 
 
 async def _body_of(response: ClientResponse, most: int) -> bytes:

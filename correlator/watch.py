@@ -19,6 +19,8 @@ __all__ = ["Watch"]
 
 _log = logging.getLogger("correlator")
 
+_GRAIN = 0.02  # seconds by which a loop's timer may ring early: Windows' clock ticks every 16 ms
+
 
 class Watch:
     """An observer that warns of the oldest pending.
@@ -79,8 +81,7 @@ class Watch:
         if oldest is None:
             return
         left = self._seconds - oldest.age
-        # Within the loop's grain, or it would look again and again.
-        is_old = left <= self._seconds / 100
+        is_old = left <= min(_GRAIN, self._seconds / 100)
         self._set(self._seconds if is_old else left)
         if is_old:
             label = "" if oldest.label is None else f" labelled {oldest.label!r}"

@@ -365,6 +365,25 @@ async def test_once_such_a_500_has_left_nothing_takes_its_place():
     assert [message.get("body") for message in sent] == [None, b"ours"]
 
 
+async def test_what_denies_a_websocket_is_not_held_back():
+    sent = []
+
+    async def send(message):
+        sent.append(message["type"])
+
+    async def app(_scope, _receive, send):
+        try:
+            raise RequestTimeout("too late")
+        except RequestTimeout:
+            await send({"type": "websocket.http.response.start", "status": 500, "headers": []})
+            await send({"type": "websocket.http.response.body", "body": b"no"})
+            raise
+
+    with pytest.raises(RequestTimeout):
+        await CorrelationMiddleware(app)({"type": "websocket", "headers": []}, None, send)
+    assert sent == ["websocket.http.response.start", "websocket.http.response.body"]
+
+
 async def test_an_error_of_ours_whose_status_is_500_is_answered_too():
     async def app(_scope, _receive, _send):
         raise CorrelationError("canary")

@@ -326,3 +326,17 @@ async def test_a_new_id_that_raises_leaves_nothing_behind():
         with pytest.raises(LookupError, match="no ids left"):
             await correlator.correlate()
         assert balanced(correlator).registered == 0
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda correlator, value: correlator.register(label=value),
+        lambda correlator, value: correlator.group(value),
+        lambda correlator, value: correlator.add_observer(value),
+    ],
+)
+async def test_what_cannot_even_be_shown_is_named_all_the_same(correlator, call):
+    """Python makes no text of an int of so many digits."""
+    with pytest.raises(TypeError, match="<int>"):
+        call(correlator, 10**5_000)

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from correlator import Correlator, Outcome
+from correlator import Correlator, Disposition, Outcome
 from correlator.labels import Labels
 from correlator.memory import RememberedIds
 from correlator.store import ExpiringStore
@@ -67,7 +67,7 @@ async def test_room_that_cannot_be_given_back_is_no_error(monkeypatch, error):
         pendings = [correlator.register(timeout=10.0) for _ in range(1_000)]
         failing(monkeypatch, ExpiringStore, "_shrink", error)
         for pending in pendings:
-            assert correlator.resolve(pending.request_id, None)
+            assert correlator.resolve(pending.request_id, None) is Disposition.MATCHED
         assert {pending.outcome for pending in pendings} == {Outcome.RESOLVED}
         assert len(correlator) == 0
 

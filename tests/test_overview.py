@@ -203,6 +203,18 @@ async def test_whoever_is_the_next_oldest_is_warned_of_in_time(caplog):
 
 
 @virtual_time
+async def test_nobody_is_warned_of_before_his_time(caplog):
+    async with Correlator(timeout=20_000.0, warn_after=3_600.0) as correlator:
+        correlator.register("a").cancel()
+        await elapse(30.0)
+        with correlator.register("b"):
+            await elapse(3_580.0)  # the timer of the first has rung
+            assert not caplog.records
+            await elapse(25.0)
+            assert len(caplog.records) == 1
+
+
+@virtual_time
 async def test_a_log_that_fails_does_not_end_the_watch(caplog, monkeypatch):
     def fail(*_args):
         raise OSError("the disk is full")

@@ -25,7 +25,7 @@ from yarl import URL
 from ..checks import MAX_SECONDS, check_bound, check_instance, check_owner, check_seconds
 from ..context import current_pending
 from ..core import Correlator
-from ..errors import CorrelationError, CorrelatorClosed, RequestRejected
+from ..errors import CorrelationError, CorrelatorClosed, RequestRejected, shown
 from ..headers import CALLBACK_HEADER, check_header
 from ..pending import Disposition
 from ..tokens import CallbackTokens
@@ -136,7 +136,7 @@ def callback_middleware(
 def _template(callback_url: str | URL) -> str:
     """Return a callback URL with ``{token}`` in it. Raises TypeError or ValueError."""
     if not isinstance(callback_url, str | URL):
-        raise TypeError(f"callback_url must be a string or a URL, not {callback_url!r:.100}")
+        raise TypeError(f"callback_url must be a string or a URL, not {shown(callback_url)}")
     template = str(callback_url)
     bare = "{token}" not in template
     if bare:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from traceback import extract_tb
 from typing import Any, Protocol
 
-from ..errors import CorrelationError
+from ..errors import CorrelationError, shown
 from ..pending import Disposition, Pending
 
 __all__ = ["Observer", "check_observers", "notify"]
@@ -41,11 +41,11 @@ def check_observers(name: str, value: Any) -> tuple[Observer, ...]:
     try:
         observers = tuple(value)
     except TypeError:
-        raise TypeError(f"{name} must be an iterable of observers, not {value!r:.100}") from None
+        raise TypeError(f"{name} must be an iterable of observers, not {shown(value)}") from None
     for observer in observers:
         for event in events:
             if not callable(getattr(observer, event, None)):
-                raise TypeError(f"{name} must have a method {event}(), not {observer!r:.100}")
+                raise TypeError(f"{name} must have a method {event}(), not {shown(observer)}")
     return observers
 
 

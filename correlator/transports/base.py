@@ -23,7 +23,7 @@ from typing_extensions import TypeVar
 from ..checks import check_bound, check_callable, check_instance, check_owner, check_seconds
 from ..context import current_request_id
 from ..core import Correlator
-from ..errors import CorrelatorClosed
+from ..errors import CorrelatorClosed, shown
 from ..group import Group
 from ..ids import new_request_id
 from ..pending import RESOLVED
@@ -68,7 +68,7 @@ class Transport(Traffic[V]):
         check_instance("correlator", correlator, Correlator)
         if not isinstance(replica, str) or _REPLICA.fullmatch(replica) is None:
             raise ValueError(
-                f"replica must be 1 to 31 characters out of A-Z a-z 0-9 _, not {replica!r:.100}"
+                f"replica must be 1 to 31 characters out of A-Z a-z 0-9 _, not {shown(replica)}"
             )
         if on_disconnect not in ("wait", "fail"):
             raise ValueError(f'on_disconnect must be "wait" or "fail", not {on_disconnect!r}')

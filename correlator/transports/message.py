@@ -89,7 +89,7 @@ def check_destination(destination: Any, name: str = "destination") -> str:
         ValueError: there is something else in it: a wildcard or a line break would reach others.
     """
     if not isinstance(destination, str):
-        raise TypeError(f"{name} must be a string, not {destination!r:.100}")
+        raise TypeError(f"{name} must be a string, not {shown(destination)}")
     if _DESTINATION.fullmatch(destination) is None:
         raise ValueError(
             f"{name} must be 1 to 255 characters out of A-Z a-z 0-9 . _ : / -, "
@@ -111,7 +111,7 @@ def check_headers(headers: Any) -> Mapping[str, str]:
     value: Any
     for name, value in headers.items():
         if not isinstance(name, str) or not isinstance(value, str):
-            raise TypeError(f"headers must map strings to strings; {name!r:.100} does not")
+            raise TypeError(f"headers must map strings to strings; {shown(name)} does not")
         if _HEADER_NAME.fullmatch(name) is None:
             raise ValueError(f"headers must have names out of RFC 9110's tokens, not {name!r:.300}")
         if _HEADER_VALUE.fullmatch(value) is None:  # not the value: it may be secret
@@ -176,7 +176,7 @@ def message_from(body: Any, headers: Any, content_type: Any, correlation_id: str
     if not isinstance(body, bytes):
         raise TypeError(f"body must be bytes, not {type(body).__name__}")
     if not isinstance(content_type, str):
-        raise TypeError(f"content_type must be a string, not {content_type!r:.100}")
+        raise TypeError(f"content_type must be a string, not {shown(content_type)}")
     given = {} if headers is None else headers
     _check_given(given, content_type)
     given = dict(given)

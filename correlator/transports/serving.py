@@ -18,7 +18,7 @@ import anyio
 
 from ..checks import MAX_SECONDS, check_callable
 from ..context import request_scope
-from ..errors import CorrelationError
+from ..errors import CorrelationError, shown
 from ..ids import is_valid_request_id
 from .message import REQUEST_ID_HEADER, TIMEOUT_HEADER, Message, check_message
 
@@ -66,7 +66,7 @@ def check_handler(handler: Any) -> None:
         or isasyncgenfunction(function)
         or (returns in _ANSWERS and not wraps)
     ):
-        raise TypeError(f"handler must be an async function, not {handler!r:.100}")
+        raise TypeError(f"handler must be an async function, not {shown(handler)}")
 
 
 @dataclass(slots=True)

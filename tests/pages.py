@@ -35,6 +35,7 @@ _BROKERS = {
 _SAYS = re.compile(r"<!-- (serves|answers) (\S+) -->\n\Z")
 _SHOWN = re.compile(r"\A\s*(?:It prints\s+)?```text\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _PORT = re.compile(r"\b80[0-9]{2}\b")
+_PYTHON = [sys.executable, "-W", "error", "-X", "dev"]
 
 
 class Program:
@@ -123,6 +124,3 @@ def running(source: str):
                 process.wait(10)
             except subprocess.TimeoutExpired:
                 process.kill()
-
-
-_PYTHON = [sys.executable, "-W", "error", "-X", "dev"]

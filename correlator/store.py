@@ -225,19 +225,21 @@ class ExpiringStore(Generic[K, V]):
     def _open(self, expires_at: float) -> _Slot[K, V]:
         """Make the slot of that time the newest, and seal the one that was."""
         tick = floor(expires_at * self._per_second + _NEVER_EARLY)
-        sealed = self._newest
-        if sealed:
-            sealed.shrink_below = len(sealed) // 4 or 1
-        else:
-            self._slots.pop(sealed.tick, None)
         slot = self._slots.get(tick)
         if slot is None:
-            slot = self._slots[tick] = _Slot(tick, self._resolution)
+            # In an order in which each step may fail, where memory or the stack ends: an entry in
+            # a slot that is in no heap would stay for ever.
+            slot = _Slot(tick, self._resolution)
             if len(self._ticks) > 2 * len(self._slots) + 64:
                 self._ticks = list(self._slots)
                 heapify(self._ticks)
-            else:
-                heappush(self._ticks, tick)
+            heappush(self._ticks, tick)
+            self._slots[tick] = slot
+        sealed = self._newest
+        if sealed:
+            sealed.shrink_below = len(sealed) // 4 or 1
+        elif sealed is not slot:
+            self._slots.pop(sealed.tick, None)
         slot.shrink_below = 0  # the newest may run empty and fill again, without being remade
         self._newest = slot
         return slot
@@ -260,8 +262,8 @@ class ExpiringStore(Generic[K, V]):
             if slot:
                 return slot
             if slot is not None:  # the newest, run empty
-                del slots[slot.tick]
                 self._newest = _Slot(_NO_TICK, self._resolution)
+                del slots[slot.tick]
             heappop(ticks)
         return None
 

@@ -77,15 +77,15 @@ async def _print(source: Source, *, as_json: bool) -> None:
 
 async def _watch(source: Source, console: Console, ended_by: list[signal.Signals]) -> None:
     """Draw until cancelled, which the signals do that end a process: `ended_by` then has which."""
-    history: deque[Snapshot] = deque(maxlen=_HISTORY)
+    seen: Snapshot | None = None
+    history: deque[Snapshot] = deque(maxlen=_HISTORY)  # of each only what is drawn of the past
     told: str | None = "connecting …"
     last_at = time.monotonic()
 
     def screen() -> Group:
         said = told
-        if said is not None and history:
+        if said is not None and seen is not None:
             said = f"stale, last heard {time.monotonic() - last_at:.0f} s ago: {said}"
-        seen = history[-1] if history else None
         width, height = console.size
         return Group(*screen_of(seen, list(history), said, width=width, height=height))
 
@@ -102,7 +102,9 @@ async def _watch(source: Source, console: Console, ended_by: list[signal.Signals
                     told = str(each)
                 else:
                     told, last_at = None, time.monotonic()
-                    history.append(each)
+                    seen = each
+                    stats = {name: each["stats"].get(name) for name in ("pending", "oldest_age")}
+                    history.append({"started": each.get("started"), "stats": stats})
 
 
 def _end_by_signals(ended_by: list[signal.Signals]) -> None:

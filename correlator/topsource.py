@@ -37,6 +37,7 @@ _MAX_PROBLEM = 2**14  # bytes
 _MAX_DETAIL = 200  # characters
 _MAX_NUMBER = 1e15
 _MAX_DIGITS = 15
+_MAX_ROWS = 1_000  # of a table; an inspector's has at most 101
 _MAX_DEPTH = 6  # of what nests in a snapshot; an inspector's has 4
 _RECONNECT_DELAY = 1.0  # seconds between two attempts to connect
 _SNAPSHOT_TAKES = 1.5  # seconds that a snapshot may take: that of the next second is told
@@ -300,7 +301,11 @@ def _is_snapshot(seen: Any) -> TypeGuard[Snapshot]:
 
 
 def _are_rows(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(each, dict) for each in value)
+    return (
+        isinstance(value, list)
+        and len(value) <= _MAX_ROWS
+        and all(isinstance(each, dict) for each in value)
+    )
 
 
 def _is_shallow(value: Any, depth: int) -> bool:

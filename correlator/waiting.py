@@ -128,9 +128,10 @@ class Queue(Generic[K, V]):
             raise
         finally:
             timer.cancel()
-            if ticket in self.tickets:
-                del self.tickets[ticket]
-                self.admit()  # whoever was behind may fit where this one did not
+            self.tickets.pop(ticket, None)
+            # Whoever was behind may fit where this one did not, or was passed over when letting in
+            # this one was interrupted.
+            self.admit()
         answer = ticket.answer.result()
         if answer is None or isinstance(answer, Pending):
             return answer

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import inspect
+import sys
 
 import pytest
 
-from correlator import Correlator, Disposition, Outcome
+from correlator import CorrelationError, Correlator, Disposition, Outcome
 from correlator.labels import Labels
 from correlator.memory import RememberedIds
 from correlator.store import ExpiringStore
 
-from .clock import turns
+from .clock import elapse, turns
 from .conftest import balanced
 
 pytestmark = pytest.mark.virtual_time
@@ -65,6 +68,7 @@ async def test_registering_leaves_nothing_when_it_fails(monkeypatch, error, ambi
 async def test_room_that_cannot_be_given_back_is_no_error(monkeypatch, error):
     async with Correlator() as correlator:
         pendings = [correlator.register(timeout=10.0) for _ in range(1_000)]
+        pendings.append(correlator.register(timeout=20.0))  # the slot of the others is sealed by it
         failing(monkeypatch, ExpiringStore, "_shrink", error)
         for pending in pendings:
             assert correlator.resolve(pending.request_id, None) is Disposition.MATCHED
@@ -82,4 +86,48 @@ async def test_who_waits_for_a_place_does_not_hang_when_there_is_no_memory(monke
         with pytest.raises(MemoryError):
             await waiting
         assert (len(correlator), correlator.stats().waiting) == (0, 0)
+    balanced(correlator)
+
+
+def at_the_end_of_the_stack(room, act):
+    """Call `act` where only so many more frames fit."""
+
+    def deep(frames):
+        return deep(frames - 1) if frames else act()
+
+    return deep(sys.getrecursionlimit() - len(inspect.stack(0)) - room)
+
+
+@pytest.mark.parametrize("room", range(2, 16))
+async def test_a_registration_that_found_no_stack_makes_no_other_immortal(room):
+    async with Correlator(resolution=0.5) as correlator:
+        correlator.register("a", timeout=1.0).cancel()  # leaves the newest slot empty
+        with contextlib.suppress(RecursionError):
+            at_the_end_of_the_stack(room, lambda: correlator.register("b", timeout=5.0))
+        pending = correlator.register("c", timeout=5.0)
+        await elapse(10.0)
+        assert pending.outcome is Outcome.TIMED_OUT
+        assert len(correlator) == 0
+
+
+async def test_ctrl_c_while_one_is_let_in_leaves_nobody_behind_him():
+    class Listener:
+        def registered(self, pending):
+            if pending.request_id == "a":
+                raise KeyboardInterrupt
+
+        settled = unmatched = refused = lambda *_args: None
+
+    async with Correlator(max_pending=1, when_full="wait", observers=[Listener()]) as correlator:
+        first = correlator.register("first")
+        struck, behind = (asyncio.create_task(correlator.correlate(name)) for name in "ab")
+        await turns(2)
+        with pytest.raises(KeyboardInterrupt):
+            first.cancel()
+        with pytest.raises(CorrelationError):
+            await struck
+        await turns(2)
+        assert correlator.resolve("b", "response") is Disposition.MATCHED
+        assert await behind == "response"
+        assert correlator.stats().waiting == 0
     balanced(correlator)

@@ -199,8 +199,9 @@ class _Feed:
     async def _is_over(self, request: web.Request) -> bool:
         """Tell whether somebody may look no longer."""
         try:
-            return await self._access.why_not(request) is not None
-        except web.HTTPException:
+            async with asyncio.timeout(_SEND_TIMEOUT):
+                return await self._access.why_not(request) is not None
+        except (web.HTTPException, TimeoutError):
             return True
 
     @asynccontextmanager

@@ -131,3 +131,22 @@ async def test_ctrl_c_while_one_is_let_in_leaves_nobody_behind_him():
         assert await behind == "response"
         assert correlator.stats().waiting == 0
     balanced(correlator)
+
+
+async def test_ctrl_c_while_one_is_settled_lets_in_the_next():
+    class Listener:
+        def settled(self, pending):
+            if pending.request_id == "first":
+                raise KeyboardInterrupt
+
+        registered = unmatched = refused = lambda *_args: None
+
+    async with Correlator(max_pending=1, when_full="wait", observers=[Listener()]) as correlator:
+        correlator.register("first")
+        behind = asyncio.create_task(correlator.correlate("a"))
+        await turns(2)
+        with pytest.raises(KeyboardInterrupt):
+            correlator.resolve("first", 1)
+        assert correlator.resolve("a", "response") is Disposition.MATCHED
+        assert await behind == "response"
+    balanced(correlator)

@@ -488,3 +488,18 @@ async def test_many_come_and_go_and_none_is_forgotten():
         answers = await asyncio.gather(*(full.correlate(n, send=send) for n in range(1_000)))
         assert answers == order == list(range(1_000))
         assert balanced(full).resolved == 1_000
+
+
+async def test_who_finds_the_queue_full_is_refused_and_counted():
+    recorder = Recorder()
+    async with Correlator(
+        max_pending=1, max_waiting=1, when_full="wait", observers=[recorder]
+    ) as correlator:
+        correlator.register("first")
+        waiting = asyncio.create_task(swallow(correlator.correlate("a")))
+        await turns(2)
+        with pytest.raises(CapacityExceeded):
+            await correlator.correlate("b")
+        assert correlator.stats().refused == 1
+        assert recorder.events[-1] == ("refused", "CapacityExceeded")
+    await waiting

@@ -21,7 +21,7 @@ run: $(VENV)/all ## Start the gateway with a simulated upstream. ARGS="--port 90
 
 test: $(VENV)/test ## Run the whole test suite. ARGS="-k name" chooses, ARGS="-n 0" keeps it to one process.
 	@.ci/debian rabbitmq-server=rabbitmq-server chromium=chromium promtool=prometheus
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: $(VENV)/check $(VENV)/docs ## Lint, type-check, check the floors, build the docs.
 	$(BIN)/ruff check .

@@ -225,7 +225,7 @@ class ExpiringStore(Generic[K, V]):
     def _open(self, expires_at: float) -> _Slot[K, V]:
         """Make the slot of that time the newest, and seal the one that was."""
         tick = floor(expires_at * self._per_second + _NEVER_EARLY)
-        slot = self._slots.get(tick)
+        slot: _Slot[K, V] | None = self._slots.get(tick)
         if slot is None:
             # In an order in which each step may fail, where memory or the stack ends: an entry in
             # a slot that is in no heap would stay for ever.

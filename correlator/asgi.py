@@ -112,7 +112,9 @@ class CorrelationMiddleware:
                     raise
                 await response.replace(*problem_of(error))
             except Exception:
-                with suppress(Exception):  # a client that has gone must not hide what went wrong
+                # What `send` raises once the client has gone, from version 2.4 of ASGI's HTTP
+                # specification on: it must not hide what went wrong.
+                with suppress(OSError):
                     if is_http and is_outermost and not (response.has_left or response.held):
                         await response.replace(500, "Something went wrong here.", {})
                     await response.let_go()

@@ -34,8 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("correlator top: there is no output to write to", file=sys.stderr)
         return 1
     try:
-        from .top import run  # noqa: PLC0415  # which needs an extra
-        from .topsource import Failure  # noqa: PLC0415
+        from .top import Failure, run  # noqa: PLC0415  # it needs an extra that may be missing
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("correlator"):
             raise

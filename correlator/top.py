@@ -17,7 +17,7 @@ from rich.live import Live
 from .topscreen import line_of, screen_of
 from .topsource import Failure, Snapshot, Source
 
-__all__ = ["run"]
+__all__ = ["Failure", "run"]
 
 _HISTORY = 60  # snapshots
 

@@ -15,7 +15,7 @@ from correlator.memory import RememberedIds
 from correlator.store import ExpiringStore
 
 from .clock import elapse, turns
-from .conftest import balanced
+from .conftest import Recorder, balanced
 
 pytestmark = pytest.mark.virtual_time
 
@@ -110,15 +110,27 @@ async def test_a_registration_that_found_no_stack_makes_no_other_immortal(room):
         assert len(correlator) == 0
 
 
+class CtrlC(Recorder):
+    """Is struck by Ctrl-C as it hears of that."""
+
+    def __init__(self, event, request_id):
+        super().__init__()
+        self._at = (event, request_id)
+
+    def registered(self, pending):
+        super().registered(pending)
+        if self._at == ("registered", pending.request_id):
+            raise KeyboardInterrupt
+
+    def settled(self, pending):
+        super().settled(pending)
+        if self._at == ("settled", pending.request_id):
+            raise KeyboardInterrupt
+
+
 async def test_ctrl_c_while_one_is_let_in_leaves_nobody_behind_him():
-    class Listener:
-        def registered(self, pending):
-            if pending.request_id == "a":
-                raise KeyboardInterrupt
-
-        settled = unmatched = refused = lambda *_args: None
-
-    async with Correlator(max_pending=1, when_full="wait", observers=[Listener()]) as correlator:
+    struck_by = CtrlC("registered", "a")
+    async with Correlator(max_pending=1, when_full="wait", observers=[struck_by]) as correlator:
         first = correlator.register("first")
         struck, behind = (asyncio.create_task(correlator.correlate(name)) for name in "ab")
         await turns(2)
@@ -134,14 +146,8 @@ async def test_ctrl_c_while_one_is_let_in_leaves_nobody_behind_him():
 
 
 async def test_ctrl_c_while_one_is_settled_lets_in_the_next():
-    class Listener:
-        def settled(self, pending):
-            if pending.request_id == "first":
-                raise KeyboardInterrupt
-
-        registered = unmatched = refused = lambda *_args: None
-
-    async with Correlator(max_pending=1, when_full="wait", observers=[Listener()]) as correlator:
+    struck_by = CtrlC("settled", "first")
+    async with Correlator(max_pending=1, when_full="wait", observers=[struck_by]) as correlator:
         correlator.register("first")
         behind = asyncio.create_task(correlator.correlate("a"))
         await turns(2)

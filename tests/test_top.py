@@ -509,7 +509,27 @@ async def test_without_the_extra_it_says_which():
 
 # -- how long it waits -----------------------------------------------------------------------------
 
-DRIBBLES = 500  # pieces, a hundred a second: many times the timeouts here, and an end for all that
+
+async def dribbled(write, piece):
+    """Write a hundred pieces a second, for many times the timeouts here, but not for ever."""
+    for _ in range(500):
+        await write(piece)
+        # Really: a program with a loop and a clock of its own reads.
+        await asyncio.sleep(0.01)
+
+
+async def told_by(handler, timeout):
+    """Yield what a source tells of a stream."""
+    app = web.Application()
+    app.router.add_get("/events", handler)
+    async with serving(app) as served:
+        source = Source(str(served.url()), (), timeout=timeout)
+        async with (
+            source.session() as session,
+            contextlib.aclosing(source.snapshots(session)) as told,
+        ):
+            async for each in told:
+                yield each
 
 
 async def test_who_dribbles_a_body_holds_it_no_longer_than_the_timeout(top):
@@ -517,9 +537,7 @@ async def test_who_dribbles_a_body_holds_it_no_longer_than_the_timeout(top):
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
         await response.prepare(request)
         with contextlib.suppress(ConnectionError):
-            for _ in range(DRIBBLES):
-                await response.write(b" ")
-                await asyncio.sleep(0.01)  # really: another loop reads
+            await dribbled(response.write, b" ")
             await response.write(json.dumps(snapshot()).encode())
         return response
 
@@ -537,13 +555,14 @@ async def test_who_dribbles_a_body_holds_it_no_longer_than_the_timeout(top):
 async def test_who_dribbles_headers_holds_it_no_longer_either(options, top):
     is_over = asyncio.Event()
 
-    async def dribble(reader, writer):
+    async def dribble(_reader, writer):
+        async def write(piece):
+            writer.write(piece)
+            await writer.drain()
+
         try:
-            writer.write(b"HTTP/1.1 200 OK\r\nX: ")
-            for _ in range(DRIBBLES):
-                writer.write(b"x")
-                await writer.drain()
-                await asyncio.sleep(0.01)  # really: another loop reads
+            await write(b"HTTP/1.1 200 OK\r\nX: ")
+            await dribbled(write, b"x")
         except ConnectionError:  # the client has gone
             pass
         finally:
@@ -566,26 +585,17 @@ async def test_comments_and_other_events_are_no_sign_of_life(count):
         data = json.dumps(snapshot())
         with contextlib.suppress(ConnectionError):
             await response.write(f"event: snapshot\ndata: {data}\n\n".encode() * count)
-            for _ in range(DRIBBLES):
-                await response.write(b": ping\n\nevent: ping\ndata: 1\n\n")
-                await asyncio.sleep(0.01)
+            await dribbled(response.write, b": ping\n\nevent: ping\ndata: 1\n\n")
         return response
 
-    app = web.Application()
-    app.router.add_get("/events", events)
-    async with serving(app) as served:
-        source = Source(str(served.url()), (), timeout=0.5)
-        async with (
-            source.session() as session,
-            contextlib.aclosing(source.snapshots(session)) as told,
-        ):
-            for _ in range(count):
-                assert (await anext(told))["name"] == "gateway"
-            if count:
-                assert "it does not answer within 0.5 s" in str(await anext(told))
-            else:
-                with pytest.raises(Failure, match=r"it does not answer within 0\.5 s"):
-                    await anext(told)
+    async with contextlib.aclosing(told_by(events, timeout=0.5)) as told:
+        for _ in range(count):
+            assert (await anext(told))["name"] == "gateway"
+        if count:
+            assert "it does not answer within 0.5 s" in str(await anext(told))
+        else:
+            with pytest.raises(Failure, match=r"it does not answer within 0\.5 s"):
+                await anext(told)
 
 
 async def test_a_stream_that_tells_nonsense_is_stale_and_asked_again():
@@ -600,18 +610,11 @@ async def test_a_stream_that_tells_nonsense_is_stale_and_asked_again():
                 break
         return response
 
-    app = web.Application()
-    app.router.add_get("/events", events)
-    async with serving(app) as served:
-        source = Source(str(served.url()), (), timeout=5.0)
-        async with (
-            source.session() as session,
-            contextlib.aclosing(source.snapshots(session)) as told,
-        ):
-            assert (await anext(told))["name"] == "gateway"
-            assert "it tells nonsense" in str(await anext(told))
-            assert (await anext(told))["name"] == "again"
-            assert "the stream has ended" in str(await anext(told))
+    async with contextlib.aclosing(told_by(events, timeout=5.0)) as told:
+        assert (await anext(told))["name"] == "gateway"
+        assert "it tells nonsense" in str(await anext(told))
+        assert (await anext(told))["name"] == "again"
+        assert "the stream has ended" in str(await anext(told))
 
 
 # -- in a terminal ---------------------------------------------------------------------------------

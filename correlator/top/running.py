@@ -1,4 +1,4 @@
-"""top: what an inspector tells, in a terminal."""
+"""running: snapshots as they come, printed or drawn, until somebody ends it."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from collections.abc import Iterable
 from rich.console import Console, Group
 from rich.live import Live
 
-from .topscreen import line_of, screen_of
-from .topsource import Failure, Snapshot, Source
+from .screen import line_of, screen_of
+from .source import Failure, Snapshot, Source
 
-__all__ = ["Failure", "run"]
+__all__ = ["run"]
 
 _HISTORY = 60  # snapshots
 

@@ -1,4 +1,4 @@
-"""topscreen: a snapshot as what a terminal shows. Whatever it says is text, and nothing else."""
+"""screen: a snapshot as what a terminal shows. Whatever it says is text, and nothing else."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from rich.cells import cell_len
 from rich.text import Text
 
-from .pending import Outcome
+from ..pending import Outcome
 
 __all__ = ["is_number", "line_of", "plain", "screen_of"]
 

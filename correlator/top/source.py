@@ -1,4 +1,4 @@
-"""topsource: what an inspector tells, asked for over HTTP, and why it tells nothing."""
+"""source: what an inspector tells, asked for over HTTP, and why it tells nothing."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from aiohttp import (
 )
 from multidict import CIMultiDict
 
-from .problems import PROBLEM_TYPE
-from .topscreen import is_number, plain
+from ..problems import PROBLEM_TYPE
+from .screen import is_number, plain
 
 __all__ = ["Failure", "Snapshot", "Source", "events_of", "parsed"]
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .ledger import Ledger
     from .sending import Interruption
 
-__all__ = ["Disposition", "Outcome", "Pending", "PendingInfo"]
+__all__ = ["Disposition", "Outcome", "Pending", "PendingInfo", "shown_source"]
 
 K = TypeVar("K", bound=Hashable, default=str)
 V = TypeVar("V", default=Any)
@@ -263,3 +263,10 @@ class Pending(Generic[K, V]):
         # The context and the response stay out: they are the caller's, and may be secret.
         state = self._outcome or f"pending, {shown_seconds(self.remaining)} left"
         return f"<Pending {shown(self.request_id)} {state}, age {shown_seconds(self.age)}>"
+
+
+def shown_source(pending: Pending[Any, Any]) -> str:
+    """Return its label and where it was registered, if known, to follow its id in a message."""
+    label = "" if pending.label is None else f", labelled {pending.label!r}"
+    origin = "" if pending.origin is None else f", registered at {pending.origin}"
+    return label + origin

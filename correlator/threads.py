@@ -1,4 +1,4 @@
-"""Mailbox: calls from other threads, on their way to the loop."""
+"""Threads: how others have the loop make a call, and how they look at what it changes."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import asyncio
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from contextvars import Context
 from typing import TypeVar
 
-__all__ = ["Mailbox"]
+__all__ = ["Mailbox", "patiently"]
 
 R = TypeVar("R")
+
+_TRIES = 1_000
 
 
 class Mailbox:
@@ -52,3 +55,16 @@ class Mailbox:
                 return None
             self._loop.call_soon_threadsafe(run, context=self._context)
         return future
+
+
+def patiently(look: Callable[[], R]) -> R:
+    """Return what `look` sees, once the loop's thread changes nothing of it in just that moment.
+
+    Raises:
+        RuntimeError, KeyError: what a dict that changes under the eyes raises, at each of many
+            tries.
+    """
+    for _ in range(_TRIES):
+        with suppress(RuntimeError, KeyError):
+            return look()
+    return look()

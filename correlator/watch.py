@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .errors import CorrelationError, shown, shown_seconds
-from .pending import Disposition, Pending
+from .pending import Disposition, Pending, shown_source
 
 __all__ = ["Watch"]
 
@@ -84,14 +84,11 @@ class Watch:
         is_old = left <= min(_GRAIN, self._seconds / 100)
         self._set(self._seconds if is_old else left)
         if is_old:
-            label = "" if oldest.label is None else f" labelled {oldest.label!r}"
-            origin = "" if oldest.origin is None else f", registered at {oldest.origin}"
             _log.warning(
-                "the oldest of %d pending of correlator %r is %s old: %s%s%s",
+                "the oldest of %d pending of correlator %r is %s old: %s%s",
                 self._count(),
                 self._name,
                 shown_seconds(oldest.age),
                 shown(oldest.request_id),
-                label,
-                origin,
+                shown_source(oldest),
             )

@@ -177,7 +177,7 @@ async def test_the_oldest_is_named_when_it_is_too_old(caplog):
                 (record,) = caplog.records
                 assert record.levelno == logging.WARNING
                 assert record.getMessage().startswith(
-                    "the oldest of 2 pending of correlator 'orders' is 10 s old: 'order-42' "
+                    "the oldest of 2 pending of correlator 'orders' is 10 s old: 'order-42', "
                     "labelled 'bank', registered at "
                 )
                 assert "canary" not in caplog.text

@@ -5,18 +5,15 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
+
+from ..threads import patiently
 
 if TYPE_CHECKING:
     from ..core import Correlator
 
 __all__ = ["Holdings", "Watched"]
-
-T = TypeVar("T")
-
-_TRIES = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +62,8 @@ class Watched:
         """Return what they hold. May be called from any thread."""
         pending = pending_bytes = waiting = 0
         oldest_age = 0.0
-        for correlator in _patiently(lambda: list(self._all)):
-            stats = _patiently(correlator.stats)
+        for correlator in patiently(lambda: list(self._all)):
+            stats = patiently(correlator.stats)
             with self._lock:  # two may look at once, and a restart is counted once
                 self._restarts += stats.reaper_restarts - self._all.get(correlator, 0)
                 self._all[correlator] = stats.reaper_restarts
@@ -75,14 +72,3 @@ class Watched:
             waiting += stats.waiting
             oldest_age = max(oldest_age, stats.oldest_age)
         return Holdings(pending, pending_bytes, waiting, oldest_age, self._restarts)
-
-
-def _patiently(look: Callable[[], T]) -> T:
-    """Return what `look` sees, once nobody changes it in just that moment.
-
-    Metrics are read in a thread of the exporter's, while the loop's own goes on.
-    """
-    for _ in range(_TRIES):
-        with suppress(RuntimeError, KeyError):  # a dict that changed under the eyes
-            return look()
-    return look()

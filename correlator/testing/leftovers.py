@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import suppress
 from typing import Any
 
 from ..checks import check_instance
 from ..core import Correlator
 from ..errors import shown, shown_seconds
-from ..pending import Pending
+from ..pending import Pending, shown_source
+from ..threads import patiently
 
 __all__ = ["assert_nothing_pending", "pending_in", "told"]
 
@@ -41,9 +41,7 @@ def assert_nothing_pending(*correlators: Correlator[Any, Any]) -> None:
 
 def pending_in(correlator: Correlator[Any, Any]) -> list[Pending[Any, Any]]:
     """Return what is pending, oldest first. May be called from any thread."""
-    while True:
-        with suppress(KeyError, RuntimeError):  # its loop's thread is at work in it: once more
-            return list(correlator._store.values())
+    return patiently(lambda: list(correlator._store.values()))
 
 
 def told(left: Iterable[Pending[Any, Any]], what: str) -> str:
@@ -51,12 +49,9 @@ def told(left: Iterable[Pending[Any, Any]], what: str) -> str:
     left = list(left)
     lines = [f"{len(left)} request{'s' * (len(left) != 1)} {what}:"]
     for pending in left[:_SHOWN]:
-        label = "" if pending.label is None else f", labelled {pending.label!r}"
-        origin = "" if pending.origin is None else f", registered at {pending.origin}"
         name, age = pending.correlator.name, shown_seconds(round(pending.age, 4))
-        lines.append(
-            f"  {shown(pending.request_id)} of correlator {name!r}, {age} old{label}{origin}"
-        )
+        source = shown_source(pending)
+        lines.append(f"  {shown(pending.request_id)} of correlator {name!r}, {age} old{source}")
     if len(left) > _SHOWN:
         lines.append(f"  and {len(left) - _SHOWN} more")
     if not any(pending.correlator._tracked for pending in left):

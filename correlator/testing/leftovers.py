@@ -9,6 +9,7 @@ from ..checks import check_instance
 from ..core import Correlator
 from ..errors import shown, shown_seconds
 from ..pending import Pending, shown_source
+from ..store import ExpiringStore
 from ..threads import patiently
 
 __all__ = ["assert_nothing_pending", "pending_in", "told"]
@@ -33,15 +34,15 @@ def assert_nothing_pending(*correlators: Correlator[Any, Any]) -> None:
     parts = [
         told(left, "is pending" if len(left) == 1 else "are pending")
         for correlator in correlators
-        if (left := pending_in(correlator))
+        if (left := pending_in(correlator._store))
     ]
     if parts:
         raise AssertionError("\n".join(parts))
 
 
-def pending_in(correlator: Correlator[Any, Any]) -> list[Pending[Any, Any]]:
+def pending_in(store: ExpiringStore[Any, Pending[Any, Any]]) -> list[Pending[Any, Any]]:
     """Return what is pending, oldest first. May be called from any thread."""
-    return patiently(lambda: list(correlator._store.values()))
+    return patiently(lambda: list(store.values()))
 
 
 def told(left: Iterable[Pending[Any, Any]], what: str) -> str:

@@ -16,6 +16,7 @@ import pytest
 
 from ..core import Correlator
 from ..pending import Pending
+from ..store import ExpiringStore
 from .clock import virtual_time
 from .leftovers import assert_nothing_pending, pending_in, told
 
@@ -63,17 +64,21 @@ class _LeakWatch:
 
     def __init__(self) -> None:
         self._known: WeakSet[Correlator[Any, Any]] = WeakSet()
+        # Those that are entered in this test. A store keeps a correlator only as long as something
+        # is pending in it: who throws one away has left that, too.
+        self._stores: list[ExpiringStore[Any, Pending[Any, Any]]] = []
         self._closed: list[Pending[Any, Any]] = []  # that were pending when theirs was closed
         self._patch = pytest.MonkeyPatch()
         watch, enter, close = self, Correlator.__aenter__, Correlator.aclose
 
         async def enters(self: Correlator[Any, Any]) -> Correlator[Any, Any]:
             watch._known.add(self)
+            watch._stores.append(self._store)
             self._tracked = 1.0
             return await enter(self)
 
         async def closes(self: Correlator[Any, Any]) -> None:
-            watch._closed += pending_in(self)
+            watch._closed += pending_in(self._store)
             await close(self)
 
         self._patch.setattr(Correlator, "__aenter__", enters)
@@ -93,6 +98,7 @@ class _LeakWatch:
         after = dict.fromkeys(self._closed + self._pending())
         left = [each for each in after if each not in before]
         self._closed.clear()
+        self._stores.clear()
         if "failed" in item.stash.get(_OUTCOMES, ()):
             return result  # a subtest has, which raises nothing here
         if left and item.get_closest_marker(_ALLOWED) is None:
@@ -100,7 +106,8 @@ class _LeakWatch:
         return result
 
     def _pending(self) -> list[Pending[Any, Any]]:
-        return [pending for each in list(self._known) for pending in pending_in(each)]
+        stores = [*self._stores, *(each._store for each in list(self._known))]
+        return [pending for each in stores for pending in pending_in(each)]
 
 
 # -- the fixture -----------------------------------------------------------------------------------

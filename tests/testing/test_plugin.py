@@ -125,6 +125,30 @@ def test_what_a_fixture_of_the_test_holds_open_is_seen_too(run):
     result.stdout.fnmatch_lines(["30 requests left pending by this test:", "  and 10 more"])
 
 
+def test_who_throws_a_correlator_away_has_left_what_was_pending_in_it(run):
+    result = run(
+        """
+        import asyncio, gc
+        from correlator import Correlator
+
+        async def forget(*requests):
+            correlator = await Correlator().__aenter__()
+            for request_id in requests:
+                correlator.register(request_id)
+
+        def test_leaves():
+            asyncio.run(forget("order-42"))
+            gc.collect()
+
+        def test_is_innocent():
+            asyncio.run(forget())
+        """,
+        "--correlator-leaks",
+    )
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(["  'order-42' of correlator 'default', *"])
+
+
 def test_a_failure_of_the_tests_own_is_not_covered_up(run):
     result = run(
         """

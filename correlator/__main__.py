@@ -11,10 +11,11 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import NoReturn
 from urllib.parse import urlsplit
 
+from .checks import TOKEN
+
 __all__ = ["main"]
 
 _VARIABLE = "CORRELATOR_AUTHORIZATION"
-_TOKEN = re.compile(r"[\w!#$%&'*+.^`|~-]+", re.ASCII)  # RFC 9110, section 5.6.2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -149,7 +150,7 @@ def _url(text: str) -> str:
 def _header(text: str) -> tuple[str, str]:
     name, colon, value = (part.strip(" \t") for part in text.partition(":"))
     # Not the text: there may be a secret in it.
-    if not colon or not _TOKEN.fullmatch(name):
+    if not colon or not TOKEN.fullmatch(name):
         raise argparse.ArgumentTypeError("it must be 'NAME: VALUE', with a NAME that HTTP allows")
     if not value.isprintable():
         raise argparse.ArgumentTypeError(

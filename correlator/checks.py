@@ -9,6 +9,7 @@ from .errors import shown
 
 __all__ = [
     "MAX_SECONDS",
+    "TOKEN",
     "check_bound",
     "check_callable",
     "check_error",
@@ -18,6 +19,8 @@ __all__ = [
     "check_share",
 ]
 
+TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+"""What may be the name of a header field: RFC 9110, sections 5.1 and 5.6.2."""
 _OWNER = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 MAX_SECONDS = 1e9  # about 31 years: nobody means a deadline beyond it, and clocks lose their grain

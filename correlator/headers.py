@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from .checks import MAX_SECONDS
+from .checks import MAX_SECONDS, TOKEN
 from .context import current_request_id, remaining_time
 from .errors import shown
 from .ids import is_valid_request_id
@@ -27,8 +27,6 @@ DEADLINE_HEADER = "X-Envoy-Expected-Rq-Timeout-Ms"
 CALLBACK_HEADER = "Callback-URL"
 
 _MILLISECONDS = re.compile(r"[0-9]{1,12}")
-_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # a token, RFC 9110 section 5.6.2
-
 
 # What HTTP itself reads and writes: an id in its place would break the message.
 _RESERVED = frozenset(
@@ -49,7 +47,7 @@ def check_header(name: str, value: object) -> str:
     """
     if not isinstance(value, str):
         raise TypeError(f"{name} must be a string, not {shown(value)}")
-    if _HEADER_NAME.fullmatch(value) is None:
+    if TOKEN.fullmatch(value) is None:
         raise ValueError(f"{name} must be the name of a header field, not {shown(value)}")
     if value.lower() in _RESERVED:
         raise ValueError(f"{name} must not be {value!r}, which HTTP itself uses")

@@ -404,6 +404,35 @@ async def test_other_scopes_pass_untouched():
     assert seen == [(*arguments, None)]
 
 
+async def test_a_scope_is_left_as_it_was_and_may_be_served_again():
+    async def app(_scope, _receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {"type": "http", "headers": [(HEADER.lower().encode(), b"order-42")]}
+    for _ in range(2):
+        before = dict(scope)
+        await CorrelationMiddleware(app)(scope, None, send)
+        assert scope == before
+    assert [message["headers"] for message in sent[::2]] == [scope["headers"]] * 2
+
+
+async def test_an_error_of_ours_in_a_websocket_is_the_servers():
+    async def app(_scope, _receive, _send):
+        raise CorrelatorClosed("closed")
+
+    async def send(message):
+        pytest.fail(f"nothing is to be sent, and {message['type']} is")
+
+    with pytest.raises(CorrelatorClosed):
+        await CorrelationMiddleware(app)({"type": "websocket", "headers": []}, None, send)
+
+
 async def test_an_error_after_the_response_has_begun_goes_to_the_server():
     async def app(_scope, _receive, send):
         await send({"type": "http.response.start", "status": 200, "headers": []})

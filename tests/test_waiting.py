@@ -99,6 +99,12 @@ class Line:
         return self.tasks[name]
 
 
+async def ended(task):
+    """Return the error that a task ends with, or "cancelled"."""
+    await asyncio.wait([task])
+    return "cancelled" if task.cancelled() else task.exception()
+
+
 @pytest.fixture
 async def full():
     """A correlator with two places, both taken, by "first" and "second"."""
@@ -299,6 +305,41 @@ async def test_closing_a_group_dismisses_its_own_who_wait_and_no_others(full):
     full.resolve("first", 1)
     full.resolve("outside", 2)
     assert await outside == 2
+
+
+async def test_closing_passes_over_who_was_cancelled_in_the_same_turn(full):
+    line, group = Line(full), full.group("g")
+    cancelled, other = [await line.join(name, group=group) for name in "ab"]
+    cancelled.cancel()
+    group.close()
+    with pytest.raises(CorrelatorClosed):
+        await other
+    assert await ended(cancelled) == "cancelled"
+    assert full.stats().refused == 1
+
+
+async def test_an_observer_may_cancel_who_is_sent_away(full):
+    class Cancels:
+        def refused(self, error):
+            line.tasks[error.request_id].cancel()
+
+        def registered(self, _): ...
+        def settled(self, _): ...
+        def unmatched(self, *_): ...
+
+    line, group = Line(full), full.group("g")
+    waiting = [await line.join(name, group=group) for name in "ab"]
+    full.add_observer(Cancels())
+    group.close()
+    assert [await ended(each) for each in waiting] == ["cancelled", "cancelled"]
+
+
+async def test_who_is_cancelled_in_the_turn_of_his_deadline_is_cancelled(full):
+    line, loop = Line(full), asyncio.get_running_loop()
+    waiting = await line.join("a", timeout=3.0)
+    loop.call_later(2.0, waiting.cancel)
+    loop.call_later(1.0, loop.stall, 5.0)
+    assert await ended(waiting) == "cancelled"
 
 
 async def test_closing_a_group_with_an_error_gives_it_to_those_who_wait_too(full):

@@ -122,6 +122,19 @@ async def test_an_address_that_is_not_loopback_is_refused(correlator):
     await runner.cleanup()
 
 
+async def test_a_socket_of_no_address_is_refused(correlator, tmp_path):
+    """Who may talk to it is what a proxy's configuration says, or the file's permissions."""
+    runner = web.AppRunner(inspected(correlator))
+    await runner.setup()
+    path = str(tmp_path / "socket")
+    await web.UnixSite(runner, path).start()
+    reader, writer = await asyncio.open_unix_connection(path)
+    writer.write(REQUEST % b"/inspector/snapshot")
+    assert status_of(await reader.read()) == 403
+    writer.close()
+    await runner.cleanup()
+
+
 def _own_address():
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
@@ -202,6 +215,27 @@ async def test_a_stream_ends_when_its_client_may_look_no_longer(correlator, monk
     assert text.count("event: snapshot") == 1
     assert not answers
     assert not correlator._observers
+
+
+async def test_of_a_stream_it_is_asked_once_in_a_while(correlator, monkeypatch):
+    monkeypatch.setattr(inspecting, "_CHECK_AGAIN", 0.0)
+    asked = []
+
+    def may(request):
+        asked.append(request.path)
+        if len(asked) == 2:
+            monkeypatch.setattr(inspecting, "_CHECK_AGAIN", 1e6)
+        return True
+
+    async with (
+        serving(inspected(correlator, authorize=may)) as served,
+        ClientSession() as session,
+        session.get(served.url("/inspector/events")) as stream,
+    ):
+        seen = 0
+        while seen < 5:
+            seen += (await stream.content.readline()).startswith(b"event: snapshot")
+    assert len(asked) == 2
 
 
 async def test_it_only_reads(served):

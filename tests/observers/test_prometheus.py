@@ -130,6 +130,20 @@ async def test_correlators_that_share_an_observer_are_added_up(registry):
 
 
 @virtual_time
+async def test_a_restart_is_counted_once_whoever_is_seen_in_turn(registry):
+    observer = PrometheusObserver(registry)
+    async with Correlator(observers=[observer], name="one") as one:
+        one.register()
+        (reaper,) = (task for task in asyncio.all_tasks() if "reaper" in task.get_name())
+        reaper.cancel()
+        await elapse(1.0)
+        async with Correlator(observers=[observer], name="two") as two:
+            for each in (two, one, two, one):
+                each.register().cancel()
+                assert scraped(registry)["correlator_reaper_restarts_total",] == 1
+
+
+@virtual_time
 async def test_an_observer_that_is_added_to_one_that_is_stuck_shows_it_at_once(registry):
     async with Correlator(timeout=60.0) as correlator:
         correlator.register("a")

@@ -566,8 +566,10 @@ async def test_replies_that_were_written_at_once_are_read_at_once(
         for _ in range(2):  # the first one is how it learns that there are many
             await asyncio.gather(*(asking.request(name, b"") for _ in range(40)))
         monkeypatch.setattr(asking._reader, "call", reading)
-        await asyncio.gather(*(asking.request(name, b"") for _ in range(40)))
-        await asyncio.gather(*(asking.request(name, b"") for _ in range(40)))
+        for _ in range(20):  # a busy machine may let the responder write them in two parts
+            await asyncio.gather(*(asking.request(name, b"") for _ in range(40)))
+            if 40 in reads:
+                break
     assert 40 in reads
 
 

@@ -34,7 +34,15 @@ class Group(Generic[K, V]):
         max_pending: how many may be pending in it at once, or None for no limit of its own.
     """
 
-    __slots__ = ("__weakref__", "_closed", "_correlator", "_members", "max_pending", "name")
+    __slots__ = (
+        "__weakref__",
+        "_closed",
+        "_closed_with",
+        "_correlator",
+        "_members",
+        "max_pending",
+        "name",
+    )
 
     def __init__(self, correlator: Correlator[K, V], name: str, max_pending: int | None) -> None:
         self._correlator = correlator
@@ -42,6 +50,7 @@ class Group(Generic[K, V]):
         self.max_pending = max_pending
         self._members: set[Pending[K, V]] = set()
         self._closed = False
+        self._closed_with: type[Exception] | None = None  # not the error, which holds its frames
 
     def __len__(self) -> int:
         """How many are pending in it."""
@@ -118,6 +127,8 @@ class Group(Generic[K, V]):
             check_error("error", error)
         correlator = self._correlator
         correlator._forget_group(self)
+        if error is not None and not self._closed:
+            self._closed_with = type(error)
         self._closed = True
 
         def dismissed(ticket: Ticket[K, V]) -> Exception:

@@ -123,7 +123,9 @@ def full(
 
 def group_shut(group: Group[Any, Any], request_id: Any) -> CorrelatorClosed:
     """The group takes no more requests."""
-    return CorrelatorClosed(f"group {group.name!r} was closed", request_id=request_id)
+    error = group._closed_with
+    why = "" if error is None else f" with {error.__name__}"
+    return CorrelatorClosed(f"group {group.name!r} was closed{why}", request_id=request_id)
 
 
 def group_closed(group: Group[Any, Any], of: Request) -> CorrelatorClosed:

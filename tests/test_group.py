@@ -113,13 +113,16 @@ async def test_closing_a_group_with_an_error_gives_each_a_copy_of_his_own(correl
     errors = await asyncio.gather(*waiting, return_exceptions=True)
     assert [(type(error), error.args) for error in errors] == [(type(given), given.args)] * 3
     assert len({id(error) for error in errors}) == 3
+    group.close()
+    with pytest.raises(CorrelatorClosed, match="group 'link' was closed with ConnectionResetErr"):
+        group.register()
 
 
 async def test_a_closed_group_refuses_and_closes_again_without_harm(correlator):
     group = correlator.group("link")
     assert group.close() == 0
     assert group.close() == 0
-    with pytest.raises(CorrelatorClosed, match="group 'link' was closed"):
+    with pytest.raises(CorrelatorClosed, match="group 'link' was closed$"):
         group.register()
     with pytest.raises(CorrelatorClosed, match="group 'link' was closed"):
         await group.correlate()

@@ -80,6 +80,11 @@ KIT_TESTS = [
     "tests/testing/test_clock.py",
     "tests/testing/test_plugin.py",
 ]
+TOP_TESTS = [
+    "tests/top/test_screen.py",
+    "tests/top/test_source.py",
+    "tests/top/test_command.py",
+]
 # Each module, the tests that may kill its mutants, and of these the files to begin with.
 MODULES = {
     "correlator/store.py": (CORE_TESTS, "store memory"),
@@ -104,6 +109,8 @@ MODULES = {
     "correlator/httpx.py": (HTTP_TESTS, "httpx"),
     "correlator/testing/responder.py": (KIT_TESTS, "responder"),
     "correlator/testing/leftovers.py": (KIT_TESTS, "plugin"),
+    "correlator/top/source.py": (TOP_TESTS, "source"),
+    "correlator/top/screen.py": (TOP_TESTS, "screen"),
 }
 # Loaded once, and not anew for each mutant.
 PRELOADED = [

@@ -8,7 +8,7 @@ import secrets
 import shlex
 import signal
 import sys
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
 import structlog
@@ -21,7 +21,8 @@ from correlator.observers.prometheus import PrometheusObserver
 from correlator.observers.structlog import StructlogObserver
 from correlator.transports import ReplyStore, reply_store
 
-from .app import READINESS, make_app
+from .app import JOBS, READINESS, make_app
+from .jobs import Jobs
 from .logs import configure_logging
 from .options import Options, parse_options
 from .serving import address_of, listen, no_listener, serve, tune_collector
@@ -92,13 +93,21 @@ async def run(options: Options, faults: Faults) -> None:
         app[READINESS].ready = False
         log.info("draining", signal=name, pending=len(correlator))
         # While it still listens: the callbacks of what is under way come in by the same door.
-        draining = asyncio.create_task(correlator.drain(options.drain))
+        draining = asyncio.create_task(drain(correlator, app[JOBS], options.drain))
         again = asyncio.create_task(signalled.get())
         await asyncio.wait([draining, again], return_when=asyncio.FIRST_COMPLETED)
         for task in (draining, again):
             task.cancel()
         log.info("stopping", pending=len(correlator))
         await correlator.aclose()
+
+
+async def drain(correlator: Correlator[str, CallbackReply], jobs: Jobs, seconds: float) -> None:
+    """Wait until what is under way has ended, and who polls has heard how, or the time is up."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await correlator.drain(seconds)
+            await jobs.all_told()
 
 
 def this_python() -> str:

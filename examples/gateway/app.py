@@ -42,12 +42,12 @@ from correlator.aiohttp import (
 from correlator.transports import MemoryReplyStore, Message, ReplyStore, Transport, connect
 from correlator.transports.routing import CallbackRouter, callback_reply
 
-from .jobs import Jobs, Result
+from .jobs import RETRY_AFTER, Jobs, Result
 from .logs import access_log
 from .options import Options
 from .prefer import parse_prefer
 
-__all__ = ["READINESS", "Readiness", "make_app"]
+__all__ = ["JOBS", "READINESS", "Readiness", "make_app"]
 
 # What aiohttp decodes; br and zstd only with packages of their own, without which it answers 400.
 _CODINGS = frozenset(["", "identity", "gzip", "deflate", "br", "zstd"])
@@ -207,7 +207,11 @@ async def post_job(request: web.Request) -> web.StreamResponse:
     deadline = remaining_time()
     patience = preferences.patience
     result = await job.wait(patience if deadline is None else min(patience, deadline))
-    response = _pending_response(job.id) if result is None else _result_response(result)
+    if result is None:
+        response = _pending_response(job.id)
+    else:
+        request.app[JOBS].told(job.request_id)
+        response = _result_response(result)
     response.headers["Preference-Applied"] = preferences.applied
     return response
 
@@ -335,5 +339,5 @@ def _pending_response(job_id: str) -> web.Response:
     return web.json_response(
         {"id": job_id, "status": "pending"},
         status=202,
-        headers={"Location": f"/v1/jobs/{job_id}", "Retry-After": "1"},
+        headers={"Location": f"/v1/jobs/{job_id}", "Retry-After": str(RETRY_AFTER)},
     )

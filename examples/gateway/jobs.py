@@ -28,14 +28,18 @@ from correlator import (
     request_scope,
 )
 from correlator.aiohttp import CallbackReply, CallbackTokens, error_response
+from correlator.store import ExpiringStore
 from correlator.transports import MemoryReplyStore, Message, ReplyStore
 
-__all__ = ["PENDING", "Job", "Jobs", "Result"]
+__all__ = ["PENDING", "RETRY_AFTER", "Job", "Jobs", "Result"]
 
 Result = CallbackReply | CorrelationError
 PENDING: Final = "pending"
+RETRY_AFTER: Final = 1  # seconds after which a client should ask again
 
 _FAILED = ".failed"  # ends the key of a result that is an error: no id that pairs has a dot
+_ASKED_WITHIN = 3.0 * RETRY_AFTER  # seconds in which whoever polls asks for a result
+_MAX_UNASKED = 10_000
 _GRACE = 1.0  # seconds after its deadline in which a job's owner may still store how it ended
 
 
@@ -115,6 +119,10 @@ class Jobs:
         self._store = store
         self._owner = owner
         self._spare = MemoryReplyStore()  # for when the store is not there
+        # Those whose results would go with this process, and that nobody has asked for yet.
+        self._unasked: ExpiringStore[str, None] = ExpiringStore(
+            resolution=0.1, max_size=_MAX_UNASKED, evict=True
+        )
         self._running: set[str] = set()  # bounded by the correlator: each has a pending
 
     def start(self, work: Callable[[str], Coroutine[Any, Any, CallbackReply]]) -> Job:
@@ -141,9 +149,24 @@ class Jobs:
             for key in (request_id, request_id + _FAILED):
                 kept = await store.get(key)
                 if kept is not None:
+                    self.told(request_id)
                     return _response(kept, failed=key.endswith(_FAILED))
         under_way = verified.owner != self._owner and time.time() < float(deadline) + _GRACE
         return PENDING if under_way else None
+
+    def told(self, request_id: str) -> None:
+        """Take note that its client has the result of a job."""
+        self._unasked.pop(request_id)
+
+    async def all_told(self) -> None:
+        """Wait until every result has been asked for that is kept in this process alone.
+
+        Of each only for as long as a client takes that polls as it was told to.
+        """
+        loop = asyncio.get_running_loop()
+        while self._running or self._unasked:
+            await asyncio.sleep(0.05)
+            self._unasked.purge(loop.time(), limit=_MAX_UNASKED)
 
     async def _end(self, job: Job) -> None:
         try:
@@ -166,11 +189,17 @@ class Jobs:
             body = problem.body
             assert isinstance(body, bytes), "a problem document is bytes"
             kept = Message(body, {"Status": str(problem.status)}, problem.content_type)
+        is_here = isinstance(self._store, MemoryReplyStore)
         try:
             await self._store.put(key, kept, self._ttl)
         except ConnectionError:
             structlog.get_logger("gateway").warning("result_kept_here_only")
             await self._spare.put(key, kept, self._ttl)
+            is_here = True
+        if is_here:
+            now = asyncio.get_running_loop().time()
+            self._unasked.purge(now, limit=_MAX_UNASKED)
+            self._unasked.add(job.request_id, None, now + min(self._ttl, _ASKED_WITHIN))
 
 
 def _response(kept: Message, *, failed: bool) -> web.Response:

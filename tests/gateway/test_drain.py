@@ -53,6 +53,34 @@ async def test_what_is_under_way_finishes_and_new_jobs_are_refused(own, upstream
     assert await ended(client) == 0
 
 
+async def test_who_polls_as_told_gets_his_result_though_nothing_is_pending_any_more(own, upstream):
+    client = own("--upstream", upstream.url, "--timeout", "20", "--drain", "20")
+    asks, leaves = [
+        (await client.job({"n": n}, Prefer="respond-async")).headers["Location"] for n in range(2)
+    ]
+    urls = [await upstream.job_taken(count) for count in (1, 2)]
+    client.gateway.signal(signal.SIGTERM)
+    await draining(client)
+    for url in urls:
+        assert await upstream.call_back(url, b'"polled"') == 204
+    await asyncio.sleep(1.0)  # really: it is another process, and tells to ask after that
+    assert (await client.get(asks)).json == "polled"
+    assert await ended(client, within=3.0 + AT_ONCE) == 0, f"nobody asks for {leaves}"
+
+
+async def test_a_result_that_was_told_holds_nothing_up(own):
+    client = own("--", "--delay", "0.01", "--distribution", "fixed")
+    assert (await client.job({}, Prefer="wait=5")).status == 200
+    location = (await client.job({}, Prefer="respond-async")).headers["Location"]
+
+    async def has_ended() -> bool:
+        return (await client.get(location)).status == 200
+
+    await eventually(has_ended, "the job ended")
+    client.gateway.signal(signal.SIGTERM)
+    assert await ended(client) == 0
+
+
 @pytest.mark.parametrize("number", SIGNALS)
 async def test_an_idle_gateway_stops_at_once(own, number):
     client = own()

@@ -281,7 +281,7 @@ class Correlator(Overview[K, V]):
                 raise
         if pending._outcome is _RESOLVED:
             return pending._result  # type: ignore[no-any-return]  # a V, by `resolve`
-        raise pending._error()
+        return pending._response()
 
     # -- replies -------------------------------------------------------------------------------
 

@@ -256,6 +256,8 @@ class Pending(Generic[K, V]):
                 timeout=self.timeout,
             )
         error: Exception = self._result
+        if _was_given(error):  # somebody ends many requests with one error
+            error = fresh(error)
         self._result = fresh(error)
         return error
 
@@ -263,6 +265,14 @@ class Pending(Generic[K, V]):
         # The context and the response stay out: they are the caller's, and may be secret.
         state = self._outcome or f"pending, {shown_seconds(self.remaining)} left"
         return f"<Pending {shown(self.request_id)} {state}, age {shown_seconds(self.age)}>"
+
+
+def _was_given(error: Exception) -> bool:
+    """Tell whether a caller has got that very object already: see `errors.fresh`."""
+    traceback = error.__traceback__
+    while traceback is not None and traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    return traceback is not None and traceback.tb_frame.f_code is Pending._response.__code__
 
 
 def shown_source(pending: Pending[Any, Any]) -> str:

@@ -175,6 +175,15 @@ def test_a_correlator_refuses_what_does_not_observe(observer):
     assert names(error, "observers", observer)
 
 
+def test_a_class_is_no_observer():
+    class Whole:
+        registered = settled = unmatched = refused = lambda *_: None
+
+    Correlator(observers=[Whole()])
+    with pytest.raises(TypeError, match=r"observers must be made first: Whole\(…\), not the cla"):
+        Correlator(observers=[Whole])
+
+
 @pytest.mark.parametrize("observers", [5, None, _HalfAnObserver()])
 def test_a_correlator_names_observers_when_they_are_no_iterable(observers):
     with pytest.raises(TypeError) as error:

@@ -190,6 +190,27 @@ async def test_a_rejection_raises_the_error_given_once_and_fresh_copies_after(co
     assert pending.outcome is Outcome.REJECTED
 
 
+async def test_one_error_may_reject_many_and_collects_the_frames_of_none_but_the_first(correlator):
+    given = LookupError("the link is gone")  # as one that a module keeps
+
+    def frames():
+        traceback, count = given.__traceback__, 0
+        while traceback is not None:
+            traceback, count = traceback.tb_next, count + 1
+        return count
+
+    errors, counts = [], []
+    for number in range(50):
+        waiting = start(correlator.register(number) if number % 2 else correlator.correlate(number))
+        await turns(1)
+        correlator.reject(number, given)
+        errors.append((await asyncio.gather(waiting, return_exceptions=True))[0])
+        counts.append(frames())
+    assert len(set(map(id, errors))) == 50
+    assert {str(error) for error in errors} == {"the link is gone"}
+    assert counts == [counts[0]] * 50
+
+
 class Picky(Exception):
     def __new__(cls, *, code):
         return super().__new__(cls)

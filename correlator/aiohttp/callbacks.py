@@ -338,7 +338,9 @@ def callback_route(
         except BodyTooLarge as error:
             return problem_response(413, f"The body is too large: {error}.")
         except (web.RequestPayloadError, aiohttp.ClientPayloadError):
-            return problem_response(400, "The body could not be read.")
+            unread = problem_response(400, "The body could not be read.")
+            unread.force_close()  # aiohttp closes the connection, and the client should know
+            return unread
         if webhooks and not any(_signed(each, body, request.headers) for each in webhooks):
             return problem_response(401, "The body's signature is missing or wrong.")
         reply = CallbackReply(200, request.headers, body)

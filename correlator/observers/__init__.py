@@ -43,6 +43,8 @@ def check_observers(name: str, value: Any) -> tuple[Observer, ...]:
     except TypeError:
         raise TypeError(f"{name} must be an iterable of observers, not {shown(value)}") from None
     for observer in observers:
+        if isinstance(observer, type):
+            raise TypeError(f"{name} must be made first: {observer.__name__}(…), not the class")
         for event in events:
             if not callable(getattr(observer, event, None)):
                 raise TypeError(f"{name} must have a method {event}(), not {shown(observer)}")

@@ -26,7 +26,8 @@ except ModuleNotFoundError as error:
         "this needs the extra 'prometheus', as in aiocorrelator[prometheus]"
     ) from error
 
-from ..checks import check_instance
+from ..checks import check_instance, check_seconds
+from ..errors import shown
 from ..pending import Pending
 from .tally import Tally
 
@@ -58,9 +59,7 @@ class PrometheusObserver(Tally, Collector):
     ) -> None:
         super().__init__()
         check_instance("registry", registry, CollectorRegistry)
-        self._bounds = [float(bound) for bound in buckets]
-        if not self._bounds or self._bounds != sorted(set(self._bounds)):
-            raise ValueError(f"buckets must be seconds that ascend, not {buckets!r}")
+        self._bounds = _check_buckets(buckets)
         self._in_buckets = [0] * (len(self._bounds) + 1)
         self._seconds = 0.0
         try:
@@ -133,3 +132,13 @@ class PrometheusObserver(Tally, Collector):
         yield CounterMetricFamily(
             "correlator_reaper_restarts", "How often the reaper died.", holdings.restarts
         )
+
+
+def _check_buckets(buckets: Sequence[float]) -> list[float]:
+    try:
+        bounds = [check_seconds("each of buckets", bound) for bound in buckets]
+    except TypeError:
+        raise TypeError(f"buckets must be numbers of seconds, not {shown(buckets)}") from None
+    if not bounds or bounds != sorted(set(bounds)):
+        raise ValueError(f"buckets must be seconds that ascend, not {shown(buckets)}")
+    return bounds

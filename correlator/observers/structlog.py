@@ -60,8 +60,10 @@ class StructlogObserver:
         level, event = _ENDS[outcome]
         if level == "debug" and not self._wants_debug():
             return
+        said = _said_of(pending._result) if outcome is Outcome.REJECTED else {}
         getattr(self._log, level)(
             event,
+            **said,
             age_s=round(pending.age, 6),
             timeout_s=round(pending.timeout, 6),
             **_ids(pending.request_id, pending.correlation_id),
@@ -87,6 +89,17 @@ class StructlogObserver:
         bound = self._log.bind() if self._is_lazy else self._log
         is_enabled_for = getattr(type(bound), "is_enabled_for", None)
         return is_enabled_for is None or bool(is_enabled_for(bound, logging.DEBUG))
+
+
+def _said_of(error: Exception) -> dict[str, Any]:
+    """Return of what kind an error is. Not its words: they are the other side's, like a payload."""
+    said: dict[str, Any] = {"error": type(error).__name__}
+    if error.__cause__ is not None:
+        said["cause"] = type(error.__cause__).__name__
+    status = getattr(getattr(error, "reply", None), "status", None)
+    if isinstance(status, int):
+        said["reply_status"] = status
+    return said
 
 
 def _ids(request_id: Any, correlation_id: str | None) -> dict[str, Any]:

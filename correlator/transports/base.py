@@ -254,7 +254,7 @@ class Transport(Traffic[V]):
             self._outbox.discard(outgoing)
         if pending._outcome is RESOLVED:
             return pending._result  # type: ignore[no-any-return]  # a V, by `resolve`
-        raise pending._error()
+        return pending._response()
 
     async def forward(
         self, owner: str, request_id: str, message: Message, *, timeout: float = 5.0

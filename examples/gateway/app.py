@@ -187,7 +187,10 @@ async def post_job(request: web.Request) -> web.StreamResponse:
     try:
         body = await _read_job(request, options)
     except _BadJobError as error:
-        return problem_response(error.status, str(error))
+        problem = problem_response(error.status, str(error))
+        if error.is_unread:
+            problem.force_close()  # aiohttp closes the connection, and the client should know
+        return problem
 
     async def work(request_id: str | None = None) -> CallbackReply:
         return await request.app[CLIENT].request(
@@ -256,11 +259,12 @@ async def show_metrics(request: web.Request) -> web.StreamResponse:
 
 
 class _BadJobError(Exception):
-    """A job that is not one: the status, and what to tell the client."""
+    """A job that is not one: the status, what to tell the client, and if its body is broken."""
 
-    def __init__(self, status: int, detail: str) -> None:
+    def __init__(self, status: int, detail: str, *, is_unread: bool = False) -> None:
         super().__init__(detail)
         self.status = status
+        self.is_unread = is_unread
 
 
 async def _read_job(request: web.Request, options: Options) -> bytes:
@@ -279,7 +283,7 @@ async def _read_job(request: web.Request, options: Options) -> bytes:
     except TimeoutError:
         raise _BadJobError(408, "The body did not come in time.") from None
     except (web.RequestPayloadError, ClientPayloadError):
-        raise _BadJobError(400, "The body could not be read.") from None
+        raise _BadJobError(400, "The body could not be read.", is_unread=True) from None
     if not isinstance(_parsed(body), dict):
         raise _BadJobError(422, "A job is a JSON object.")
     return body

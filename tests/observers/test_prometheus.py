@@ -194,6 +194,11 @@ def test_a_registry_takes_one_only_and_nonsense_is_refused(registry):
     assert "correlator_requests" in str(caught.value.__cause__)  # the registry's own words
     with pytest.raises(TypeError, match="registry must be an instance of CollectorRegistry"):
         PrometheusObserver(None)
+    for buckets in (5, None, ("a",), (1, "2")):
+        with pytest.raises(TypeError, match="buckets must be numbers of seconds, not"):
+            PrometheusObserver(CollectorRegistry(), buckets=buckets)
+    with pytest.raises(ValueError, match="each of buckets must be above 0"):
+        PrometheusObserver(CollectorRegistry(), buckets=(math.nan,))
     for buckets in ((), (1.0, 0.5), (1.0, 1.0)):
         with pytest.raises(ValueError, match="buckets must be seconds that ascend"):
             PrometheusObserver(CollectorRegistry(), buckets=buckets)

@@ -12,6 +12,7 @@ from correlator import (
     CorrelationError,
     Correlator,
     DuplicateRequest,
+    RequestRejected,
     RequestTimeout,
     request_scope,
 )
@@ -61,6 +62,37 @@ async def test_every_event_has_its_name_and_level():
         ("request_closed", "info"),
     ]
     assert all(line["event"].startswith("correlator.") for line in lines)
+
+
+async def test_a_rejection_says_of_what_kind_the_error_is_and_nothing_of_its_words():
+    class Answer:
+        status = 404
+
+    caused = RequestRejected("canary")
+    caused.__cause__ = ConnectionResetError("canary")
+    with capture_logs() as lines:
+        async with Correlator(observers=[StructlogObserver()]) as correlator:
+            for error in (
+                LookupError("canary"),
+                caused,
+                RequestRejected("canary", reply=Answer()),
+                RequestRejected("canary", reply="canary"),
+            ):
+                correlator.register("a", reuse=True)
+                correlator.reject("a", error)
+    facts = ("error", "cause", "reply_status")
+    said = [
+        {name: line[name] for name in facts if name in line}
+        for line in lines
+        if line["event"] == "correlator.request_rejected"
+    ]
+    assert said == [
+        {"error": "LookupError"},
+        {"error": "RequestRejected", "cause": "ConnectionResetError"},
+        {"error": "RequestRejected", "reply_status": 404},
+        {"error": "RequestRejected"},
+    ]
+    assert "canary" not in repr(lines)
 
 
 async def test_a_line_has_id_age_and_timeout():

@@ -68,7 +68,8 @@ format: $(VENV)/check ## Format the code.
 	$(BIN)/ruff format .
 
 clean: ## Remove what the other targets made.
-	rm -rf $(VENV) docs/_build build *.egg-info mutants .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) docs/_build build *.egg-info mutants leak-demo .mypy_cache .ruff_cache .pytest_cache \
+		.import_linter_cache .hypothesis
 
 $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "correlator needs Python 3.11 or newer; $$(python3 --version 2>&1 || echo no python3) is what there is. Name another: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)"; exit 1; }

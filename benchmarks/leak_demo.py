@@ -15,6 +15,7 @@ import sys
 from contextlib import AsyncExitStack, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import linear_regression
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -187,7 +188,6 @@ def draw(samples, load, stem):
         f"timeout {load.timeout:g} s",
         fontsize=11,
     )
-    stem.parent.mkdir(parents=True, exist_ok=True)
     said = {"Date": None, "Description": table(figures(samples), load)}
     figure.savefig(stem.with_suffix(".svg"), metadata=said)
     figure.savefig(stem.with_suffix(".png"), dpi=150)
@@ -197,13 +197,15 @@ def figures(samples):
     """Return what the samples say of each, in figures."""
     said = {}
     for name, rows in samples.items():
-        half = rows[len(rows) // 2]  # by then it has warmed up
-        seconds, asked, entries, memory = rows[-1]
+        warm = rows[len(rows) // 2 :]  # by then it has warmed up
+        _, asked, entries, memory = rows[-1]
+        # A line through all of them: of two alone the difference is mostly noise.
+        slope = linear_regression([row[0] for row in warm], [row[3] for row in warm]).slope
         said[name] = {
             "requests": asked,
             "entries": entries,
             "memory_mb": round(memory / 1e6, 1),
-            "grown_mb_a_minute": round((memory - half[3]) / 1e6 / (seconds - half[0]) * 60, 1),
+            "grown_mb_a_minute": round(slope * 60 / 1e6, 1),
         }
     return said
 
@@ -266,6 +268,11 @@ def main():
         )
     if not 0 <= options.unanswered <= 1:
         parser.error(f"--unanswered must be from 0 to 1, not {options.unanswered}")
+    try:
+        options.to.parent.mkdir(parents=True, exist_ok=True)
+        options.to.with_suffix(".svg").touch()
+    except OSError as error:
+        parser.error(f"--to: nothing can be written there: {error.strerror}")
     fields = ("seconds", "rate", "unanswered", "timeout", "seed")
     load = Load(**{name: getattr(options, name) for name in fields})
     samples = asyncio.run(watch(load))

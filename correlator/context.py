@@ -78,7 +78,8 @@ def request_scope(
     Each is for one block: make a new one for the next.
 
     Args:
-        request_id: the id for logs and headers; None leaves the one in force.
+        request_id: the id for logs and headers; None leaves the one in force. Only one that matches
+            ``[A-Za-z0-9._-]{1,128}`` goes into headers.
         timeout: seconds from the block's start that everything in it may take together; it can
             only shorten a deadline already in force. None leaves that one.
 

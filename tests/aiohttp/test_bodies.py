@@ -147,6 +147,14 @@ async def test_a_packed_body_that_is_broken_is_400_and_settles_nothing(gateway, 
     assert await post(gateway, **packed(body, encoding)) == (400, True)
 
 
+async def test_a_body_that_cannot_be_read_closes_its_connection_and_says_so(gateway):
+    url = gateway.callback("a")
+    async with gateway.session.post(url, **packed(b"no gzip at all", "gzip")) as answer:
+        assert answer.headers["Connection"] == "close"
+    async with gateway.session.post(url, data=b"a result") as answer:
+        assert answer.status == 404
+
+
 async def test_a_gzip_body_that_ends_early_is_400_or_what_there_was_of_it(gateway):
     # aiohttp looks for the end of a deflate stream, but not for that of a gzip stream: its
     # framing is whole, so this cannot be told from here. Only a signature could.

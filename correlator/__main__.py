@@ -69,6 +69,9 @@ class _Parser(argparse.ArgumentParser):
     """Says what is wrong in a line, and quotes no password that is in a URL."""
 
     def error(self, message: str) -> NoReturn:
+        # argparse quotes what it does not understand, as an option before the command.
+        message = re.sub(r"(?s)invalid choice.*", "the only one there is is top", message)
+        message = re.sub(r"(?s)ignored explicit argument.*", "it takes no value", message)
         self.exit(2, f"{self.prog}: {re.sub(r'//.*@', '//…@', message)}\n")
 
 

@@ -27,7 +27,7 @@ from .ledger import NO_THREAD
 from .observers import Observer
 from .overview import Overview
 from .pending import Disposition, Outcome, Pending
-from .refusals import unhashable
+from .refusals import loop_closed, unhashable
 from .sending import send_request
 from .threads import Mailbox
 
@@ -67,8 +67,8 @@ class Correlator(Overview[K, V]):
         track_origin: whether each pending remembers the line of code that registered it: a bool, or
             the share of them that do, from 0.0 to 1.0.
         warn_after: seconds; when the oldest pending is older, a warning in the log names it, and
-            again after as long. It speaks only of requests whose own timeout is longer than that:
-            at or above `timeout`, of those alone that ask for more. None for no such warning.
+            again after as long. Set it below `timeout`: at or above it, only requests with a longer
+            timeout of their own can get so old. None for no such warning.
 
     Raises:
         TypeError: an argument is of the wrong type. The message names it and its value.
@@ -111,6 +111,8 @@ class Correlator(Overview[K, V]):
         )
         self._groups: weakref.WeakValueDictionary[str, Group[K, V]] = weakref.WeakValueDictionary()
         self._mailbox = Mailbox(self._context)
+        for observer in self._observers:
+            self._attach(observer)
 
     # -- life ----------------------------------------------------------------------------------
 
@@ -353,7 +355,8 @@ class Correlator(Overview[K, V]):
     ) -> concurrent.futures.Future[Disposition]:
         future = self._mailbox.post(call)
         if future is None:
-            raise self._out_of_order(verb)
+            is_out = self._state in ("new", "closed")
+            raise self._out_of_order(verb) if is_out else loop_closed(self.name)
         return future
 
     # -- groups --------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from typing import Any
+from weakref import ref
 
 from .headers import DEADLINE_HEADER, REQUEST_ID_HEADER, ambient_headers, check_headers
 
@@ -20,8 +21,9 @@ def propagation_hook(
 ) -> Callable[[httpx.Request], Awaitable[None]]:
     """Return a hook for requests: ``AsyncClient(event_hooks={"request": [propagation_hook()]})``.
 
-    httpx calls it for each hop of a redirect. Headers that a request has already stay as they are.
-    A redirect to another origin carries neither id nor deadline, nor does what that leads to.
+    httpx calls it for each hop of a redirect. What the hook has put on a request is taken off where
+    a redirect leads to another origin, and stays off wherever that leads. Headers that a request
+    has already stay as they are, on each hop.
 
     Args:
         header: where the request id goes.
@@ -43,8 +45,10 @@ def propagation_hook(
         note: dict[str, Any] | None = request.extensions.get(key)
         if note is None:
             own = {name for name in names if name in request.headers}
-            note = {"origin": _origin(request.url), "at_home": True, "own": own}
+            note = {"first": ref(request), "origin": _origin(request.url), "own": own}
             request.extensions = {**request.extensions, key: note}
+        if note["first"]() is request:  # also when it is sent once more
+            note["at_home"] = True
         # Once it has left, it never gets them again, wherever it is led.
         note["at_home"] = note["at_home"] and note["origin"] == _origin(request.url)
         for name in names - note["own"]:

@@ -1,7 +1,8 @@
 """Inspection: what a correlator does at this moment, as somebody who looks wants to see it.
 
 It observes only while somebody looks. A snapshot takes up to a millisecond with 100,000 pending:
-most when many of the oldest have just left, since it steps over where they were.
+most when many of the oldest have just left, since it steps over where they were. With as many
+labels as there may be it takes 3.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ _WINDOW = 10.0  # seconds; percentiles are those of this window and the one befo
 _STEP = math.log(1.05)  # a bucket of durations is so much wider than the one before, as a logarithm
 _LEAST = 1e-6  # seconds; shorter durations are all the same
 _OF_A_PENDING = tuple(field.name for field in fields(PendingInfo))
+_OF_A_LABEL = tuple(field.name for field in fields(LabelStats))
 _RATES = ("registered", *(outcome.value for outcome in Outcome), "refused")
 
 
@@ -150,13 +152,10 @@ class Inspection:
         return latency
 
     def _labels(self, stats: CorrelatorStats) -> list[dict[str, Any]]:
-        by_label = self._correlator.stats_by_label()
-        names = list(LabelStats.__dataclass_fields__)
-        rest = {name: getattr(stats, name) for name in names}
-        for counts in by_label.values():
-            for name in names:
-                rest[name] -= getattr(counts, name)
-        rows = [{"label": label, **asdict(counts)} for label, counts in by_label.items()]
+        labels = self._correlator._labels
+        rows = [{"label": label, **asdict(of)} for label, of in labels.stats(_LABELS).items()]
+        labelled = labels.total()
+        rest = {name: getattr(stats, name) - getattr(labelled, name) for name in _OF_A_LABEL}
         if rest["registered"]:
             rows.append({"label": None, **rest})
         return sorted(rows, key=lambda row: (-row["pending"], -row["registered"]))[:_LABELS]

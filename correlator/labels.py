@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
+from heapq import nlargest
 from typing import Any
 
 from .errors import shown
@@ -67,16 +70,29 @@ class Labels:
             counts = self._counts[_OTHER]
         counts[outcome] += 1
 
-    def stats(self) -> dict[str, LabelStats]:
-        """Return the counters, those with most pending first."""
-        stats = {label: _stats_of(counts) for label, counts in self._counts.items()}
-        return dict(sorted(stats.items(), key=lambda each: -each[1].pending))
+    def stats(self, most: int = _MAX_LABELS + 1) -> dict[str, LabelStats]:
+        """Return the counters of at most so many labels: most pending first, then most registered."""
+
+        def rank(each: tuple[str, dict[Outcome | None, int]]) -> tuple[int, int]:
+            return _pending(each[1]), each[1][None]
+
+        return {label: _stats_of(of) for label, of in nlargest(most, self._counts.items(), rank)}
+
+    def total(self) -> LabelStats:
+        """Return the counters of all labels together."""
+        total: Counter[Outcome | None] = Counter()
+        for counts in self._counts.values():
+            total.update(counts)
+        return _stats_of(total)
 
 
-def _stats_of(counts: dict[Outcome | None, int]) -> LabelStats:
-    registered = counts[None]
+def _pending(counts: Mapping[Outcome | None, int]) -> int:
+    return 2 * counts[None] - sum(counts.values())
+
+
+def _stats_of(counts: Mapping[Outcome | None, int]) -> LabelStats:
     ended = {outcome.value: counts[outcome] for outcome in Outcome}
-    return LabelStats(registered=registered, **ended, pending=registered - sum(ended.values()))
+    return LabelStats(registered=counts[None], **ended, pending=_pending(counts))
 
 
 def check_label(label: Any) -> None:

@@ -73,19 +73,23 @@ class Overview(Ledger[K, V]):
     def add_observer(self, observer: Observer) -> None:
         """Tell `observer`, too, of what happens from now on.
 
-        If it has a method ``attached(correlator)``, that is called, so that it can see what is
-        pending already. What that raises is logged.
-
         Raises:
             TypeError: it is no `Observer`.
         """
         self._observers += check_observers("observer", (observer,))
-        if hasattr(observer, "attached"):
-            notify((observer,), "attached", self)
+        self._attach(observer)
 
     def remove_observer(self, observer: Observer) -> None:
         """Tell `observer` no more. That it is not there is no error."""
-        self._observers = tuple(other for other in self._observers if other is not observer)
+        others = tuple(other for other in self._observers if other is not observer)
+        if len(others) < len(self._observers):
+            self._observers = others
+            if hasattr(observer, "detached"):
+                notify((observer,), "detached", self)
+
+    def _attach(self, observer: Observer) -> None:
+        if hasattr(observer, "attached"):
+            notify((observer,), "attached", self)
 
     def __len__(self) -> int:
         """How many are pending."""

@@ -29,6 +29,7 @@ __all__ = [
     "group_closed",
     "group_full",
     "group_shut",
+    "loop_closed",
     "out_of_order",
     "too_late",
     "unhashable",
@@ -60,6 +61,11 @@ def out_of_order(name: str, state: State, verb: str) -> CorrelatorClosed | Runti
     return RuntimeError(
         f"{verb}() of correlator {name!r} was called from another thread than its loop's: {instead}"
     )
+
+
+def loop_closed(name: str) -> CorrelatorClosed:
+    """The event loop was closed, and the correlator was not."""
+    return CorrelatorClosed(f"the event loop of correlator {name!r} was closed: nobody waits there")
 
 
 def draining(name: str, request_id: Any) -> CorrelatorClosed:

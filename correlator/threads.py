@@ -47,13 +47,18 @@ class Mailbox:
             if future.set_running_or_notify_cancel():
                 try:
                     future.set_result(call())
-                except Exception as error:
+                except BaseException as error:
                     future.set_exception(error)
+                    if not isinstance(error, Exception):  # Ctrl-C is the loop's, too
+                        raise
 
         with self._lock:
             if self._loop is None:
                 return None
-            self._loop.call_soon_threadsafe(run, context=self._context)
+            try:
+                self._loop.call_soon_threadsafe(run, context=self._context)
+            except RuntimeError:  # the loop was closed, and nobody has closed this
+                return None
         return future
 
 

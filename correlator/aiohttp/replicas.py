@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import logging
 import math
@@ -63,8 +64,7 @@ class Replicas:
         self._link: _Link | None = None
         # The others, by owner: when each was heard last, on the loop's clock, and what it said.
         self._others: dict[str, tuple[float, dict[str, float]]] = {}
-        name = re.sub(r"[^A-Za-z0-9_-]", "_", correlator.name)[:64]
-        self._destination = f"correlator.inspector.{name}"
+        self._destination = f"correlator.inspector.{_part_for(correlator.name)}"
 
     @property
     def owner(self) -> str | None:
@@ -130,6 +130,15 @@ class Replicas:
         stats = {name: _number(stats[name]) for name in _FIELDS if name in stats}
         if owner in self._others or len(self._others) < _MAX_REPLICAS:
             self._others[owner] = (asyncio.get_running_loop().time(), stats)
+
+
+def _part_for(name: str) -> str:
+    """Return what stands for a correlator's name in a destination, for each name another."""
+    part = re.sub(r"[^A-Za-z0-9_-]", "_", name)[:64]
+    if part == name:
+        return part
+    digest = hashlib.sha256(name.encode(errors="backslashreplace")).hexdigest()
+    return f"{part}.{digest[:12]}"
 
 
 def _number(value: object) -> float:

@@ -20,6 +20,9 @@ class Observer(Protocol):
 
     The calls are synchronous and on the path of every request: count or log, and return. What
     they raise is logged and breaks nothing.
+
+    It may have two methods more, ``attached(correlator)`` and ``detached(correlator)``, which are
+    called when a correlator begins to tell it, and when it stops: to see what is pending already.
     """
 
     def registered(self, pending: Pending[Any, Any]) -> None:

@@ -7,6 +7,7 @@ much, for they take a lock each time.
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
@@ -136,7 +137,8 @@ class PrometheusObserver(Tally, Collector):
 
 def _check_buckets(buckets: Sequence[float]) -> list[float]:
     try:
-        bounds = [check_seconds("each of buckets", bound) for bound in buckets]
+        # That of all the rest is there anyway: the client's own lists of buckets end with it.
+        bounds = [check_seconds("each of buckets", each) for each in buckets if each != math.inf]
     except TypeError:
         raise TypeError(f"buckets must be numbers of seconds, not {shown(buckets)}") from None
     if not bounds or bounds != sorted(set(bounds)):

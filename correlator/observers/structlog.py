@@ -105,7 +105,7 @@ def _said_of(error: Exception) -> dict[str, Any]:
 def _ids(request_id: Any, correlation_id: str | None) -> dict[str, Any]:
     ids: dict[str, Any] = {"request_id": _loggable(request_id)}
     if correlation_id is not None:
-        ids["correlation_id"] = correlation_id
+        ids["correlation_id"] = _loggable(correlation_id)
     return ids
 
 

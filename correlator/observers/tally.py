@@ -24,7 +24,7 @@ _REFUSALS = (CapacityExceeded, CorrelatorClosed, DuplicateRequest, RequestTimeou
 
 
 class Tally:
-    """The part of an observer that counts. How a request ended is for whoever also times it."""
+    """The part of an observer that counts."""
 
     def __init__(self) -> None:
         self._watched = Watched()
@@ -37,8 +37,12 @@ class Tally:
         """Take note of what it was added to: there may be much pending, and nothing new to come."""
         self._watched.see(correlator)
 
+    def detached(self, correlator: Correlator[Any, Any]) -> None:
+        """Look at that one no more. What was counted stays."""
+        self._watched.forget(correlator)
+
     def registered(self, pending: Pending[Any, Any]) -> None:
-        """Take note of whose request it is."""
+        """Take note of whose request it is: who wraps this may hand on no more than requests."""
         correlator = pending.correlator
         if self._watched.last() is not correlator:
             self._watched.see(correlator)

@@ -42,31 +42,42 @@ class Watched:
         last: gives the one that was seen last, or None: a look there tells whether to call `see`.
     """
 
-    __slots__ = ("_all", "_lock", "_restarts", "last")
+    __slots__ = ("_all", "_counted", "_lock", "_restarts", "last")
 
     def __init__(self) -> None:
         self.last: Callable[[], Correlator[Any, Any] | None] = lambda: None
-        # Of each, how many of its restarts are counted: they stay when it goes.
-        self._all: weakref.WeakKeyDictionary[Correlator[Any, Any], int] = (
+        self._all: weakref.WeakSet[Correlator[Any, Any]] = weakref.WeakSet()
+        # Restarts of all there ever were, and how many of each are among them.
+        self._restarts = 0
+        self._counted: weakref.WeakKeyDictionary[Correlator[Any, Any], int] = (
             weakref.WeakKeyDictionary()
         )
-        self._restarts = 0
         self._lock = threading.Lock()
 
     def see(self, correlator: Correlator[Any, Any]) -> None:
         """Take note of a correlator."""
         self.last = weakref.ref(correlator)
-        self._all.setdefault(correlator, 0)
+        self._all.add(correlator)
+
+    def forget(self, correlator: Correlator[Any, Any]) -> None:
+        """Look at it no more, but for the restarts there have been."""
+        self.last = lambda: None
+        with self._lock:
+            self._count_restarts(correlator, correlator.stats().reaper_restarts)
+            self._all.discard(correlator)
+
+    def _count_restarts(self, correlator: Correlator[Any, Any], restarts: int) -> None:
+        self._restarts += restarts - self._counted.get(correlator, 0)
+        self._counted[correlator] = restarts
 
     def holdings(self) -> Holdings:
         """Return what they hold. May be called from any thread."""
         pending = pending_bytes = waiting = 0
         oldest_age = 0.0
         for correlator in patiently(lambda: list(self._all)):
-            stats = patiently(correlator.stats)
             with self._lock:  # two may look at once, and a restart is counted once
-                self._restarts += stats.reaper_restarts - self._all.get(correlator, 0)
-                self._all[correlator] = stats.reaper_restarts
+                stats = patiently(correlator.stats)
+                self._count_restarts(correlator, stats.reaper_restarts)
             pending += stats.pending
             pending_bytes += stats.pending_bytes
             waiting += stats.waiting

@@ -37,8 +37,9 @@ _MAX_PROBLEM = 2**14  # bytes
 _MAX_DETAIL = 200  # characters
 _MAX_NUMBER = 1e15
 _MAX_DIGITS = 15
-_MAX_ROWS = 1_000  # of a table; an inspector's has at most 101
+_MAX_ROWS = 1_000  # of what has several; of an inspector's nothing has more than 101
 _MAX_DEPTH = 6  # of what nests in a snapshot; an inspector's has 4
+_MAX_TEXT = 10_000  # characters; an id has at most 200, where it was asked for a path
 _RECONNECT_DELAY = 1.0  # seconds between two attempts to connect
 _SNAPSHOT_TAKES = 1.5  # seconds that a snapshot may take: that of the next second is told
 
@@ -290,7 +291,7 @@ def _real_int(text: str) -> int | None:
 def _is_snapshot(seen: Any) -> TypeGuard[Snapshot]:
     return (
         isinstance(seen, dict)
-        and _is_shallow(seen, _MAX_DEPTH)
+        and _is_bounded(seen, _MAX_DEPTH)
         and all(isinstance(seen.get(name), dict) for name in ("stats", "rates", "latency"))
         and isinstance(seen.get("refusals") or {}, dict)
         and all(_are_rows(seen.get(name)) for name in ("labels", "oldest", "unmatched", "replicas"))
@@ -301,16 +302,21 @@ def _is_snapshot(seen: Any) -> TypeGuard[Snapshot]:
 
 
 def _are_rows(value: Any) -> bool:
-    return (
-        isinstance(value, list)
-        and len(value) <= _MAX_ROWS
-        and all(isinstance(each, dict) for each in value)
-    )
+    return isinstance(value, list) and all(isinstance(each, dict) for each in value)
 
 
-def _is_shallow(value: Any, depth: int) -> bool:
-    """Tell whether nothing in it nests deeper: what walks through it later needs stack."""
+def _is_bounded(value: Any, depth: int) -> bool:
+    """Tell whether nothing in it nests deeper, or is larger than anything an inspector tells.
+
+    What walks through it later needs stack, and what draws it needs time and room.
+    """
+    if isinstance(value, str):
+        return len(value) <= _MAX_TEXT
     if not isinstance(value, dict | list):
         return True
-    parts = value.values() if isinstance(value, dict) else value
-    return depth > 0 and all(_is_shallow(each, depth - 1) for each in parts)
+    parts = [*value, *value.values()] if isinstance(value, dict) else value
+    return (
+        depth > 0
+        and len(value) <= _MAX_ROWS
+        and all(_is_bounded(each, depth - 1) for each in parts)
+    )

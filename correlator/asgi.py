@@ -49,9 +49,10 @@ class CorrelationMiddleware:
     As `correlator.aiohttp.correlation_middleware` does: the client's id is taken if it is valid,
     else replaced; it is for logs and headers only, never a key that pairs. It is the ambient id,
     and ``request_id`` in structlog's context variables where structlog is installed. The caller's
-    deadline is the ambient one. The id goes on every response. An unhandled `CorrelationError`
-    becomes a problem document (RFC 9457) with the error's status; after any other exception the
-    client gets a 500 with the id on it, and the exception goes on to the server, which logs it.
+    deadline is the ambient one. The id goes on every response. An unhandled `CorrelationError` of
+    an HTTP request becomes a problem document (RFC 9457) with the error's status; that of a
+    WebSocket goes on to the server. After any other exception the client gets a 500 with the id on
+    it, and the exception goes on to the server, which logs it.
     What was ambient before counts for nothing: a server may run a request in the context of another
     one (https://github.com/python/cpython/issues/140947). One within another does nothing.
 

@@ -11,7 +11,9 @@ from .headers import DEADLINE_HEADER, REQUEST_ID_HEADER, ambient_headers, check_
 try:
     import httpx
 except ModuleNotFoundError as error:
-    raise ImportError("this needs the extra 'httpx', as in aiocorrelator[httpx]") from error
+    raise ImportError(
+        "correlator.httpx needs the extra 'httpx', as in aiocorrelator[httpx]"
+    ) from error
 
 __all__ = ["propagation_hook"]
 

@@ -71,7 +71,7 @@ class Labels:
         counts[outcome] += 1
 
     def stats(self, most: int = _MAX_LABELS + 1) -> dict[str, LabelStats]:
-        """Return the counters of at most so many labels: most pending first, then most registered."""
+        """Return the counters of so many labels: most pending first, then most registered."""
 
         def rank(each: tuple[str, dict[Outcome | None, int]]) -> tuple[int, int]:
             return _pending(each[1]), each[1][None]

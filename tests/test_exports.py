@@ -153,7 +153,9 @@ def test_without_what_a_module_needs_the_error_names_the_extra(module, missing, 
     done = subprocess.run(  # noqa: S603  # our own code
         [sys.executable, "-c", code], capture_output=True, text=True, check=False
     )
-    told = f"ImportError: this needs the extra '{extra}', as in aiocorrelator[{extra}]"
+    told = (
+        f"ImportError: correlator.{module} needs the extra '{extra}', as in aiocorrelator[{extra}]"
+    )
     assert told in done.stderr
 
 

@@ -100,6 +100,19 @@ async def test_a_redirect_abroad_carries_neither_and_nor_does_the_way_back(home,
     assert BUDGET not in home.seen[1].headers
 
 
+async def test_a_request_that_was_led_away_and_is_sent_once_more_starts_afresh(
+    home, abroad, client
+):
+    home.redirect("/from", abroad.url("/to"))
+    request = client.build_request("GET", str(home.url("/from")))
+    for request_id in ("first", "second"):
+        with request_scope(request_id, timeout=2.0):
+            await client.send(request)
+    assert ids(home) == ["first", "second"]
+    assert ids(abroad) == [None, None]
+    assert BUDGET in home.seen[1].headers
+
+
 async def test_the_next_request_starts_afresh(home, abroad, client):
     home.redirect("/from", abroad.url("/to"))
     with request_scope("my-id"):

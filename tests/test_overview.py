@@ -280,6 +280,21 @@ async def test_an_observer_that_wants_to_know_is_told_what_it_was_added_to(corre
     assert "canary" not in caplog.text
 
 
+async def test_who_is_given_at_the_start_is_attached_too_and_who_is_removed_is_detached():
+    class Curious(Recorder):
+        def attached(self, correlator):
+            self.events.append(("attached", correlator.name))
+
+        def detached(self, correlator):
+            self.events.append(("detached", correlator.name))
+
+    curious = Curious()
+    correlator = Correlator(observers=[curious], name="orders")
+    correlator.remove_observer(curious)
+    correlator.remove_observer(curious)
+    assert curious.events == [("attached", "orders"), ("detached", "orders")]
+
+
 async def test_a_pending_tells_its_correlator(correlator):
     with correlator.register() as pending:
         assert pending.correlator is correlator

@@ -88,6 +88,39 @@ async def test_what_goes_wrong_in_the_loop_stands_in_the_future(correlator):
     assert "request_id must be hashable" in str(error)
 
 
+async def test_whoever_waits_in_a_thread_hears_also_of_ctrl_c():
+    class Struck:
+        def settled(self, _):
+            raise KeyboardInterrupt
+
+        def registered(self, _): ...
+        def unmatched(self, *_): ...
+        def refused(self, _): ...
+
+    caught = []
+
+    async def life():
+        async with Correlator(observers=[Struck()]) as correlator:
+            correlator.register("a")
+            caught.append(correlator.resolve_threadsafe("a", 1))
+            await asyncio.sleep(60)
+
+    with pytest.raises(KeyboardInterrupt):
+        await asyncio.to_thread(asyncio.run, life())
+    assert isinstance(caught[0].exception(timeout=0), KeyboardInterrupt)
+
+
+async def test_once_the_loop_is_closed_a_thread_is_told_so():
+    kept = []
+
+    async def life():
+        kept.append(await Correlator(name="kept").__aenter__())
+
+    await asyncio.to_thread(asyncio.run, life())
+    with pytest.raises(CorrelatorClosed, match="the event loop of correlator 'kept' was closed"):
+        kept[0].resolve_threadsafe("a", 1)
+
+
 async def test_the_caller_gets_a_bad_error_back_at_once(correlator):
     error = await in_thread(correlator.reject_threadsafe, "a", "no error")
     assert isinstance(error, TypeError)

@@ -41,6 +41,7 @@ _TICK = 1.0  # seconds between two snapshots
 _MAX_STREAMS = 16
 _SEND_TIMEOUT = 10.0  # seconds until a client that takes nothing is given up
 _CHECK_AGAIN = 60.0  # seconds after which it is asked again whether a stream may go on
+_FAILED = "The inspector failed: the server's log says why."
 _OVER = "There is nothing to see any more."
 _HEADERS: Final = {
     "Content-Security-Policy": (
@@ -166,7 +167,7 @@ class _Feed:
         async with self._looking() as seen:
             data = await seen()
         if not data:
-            return problem_response(503, _OVER)
+            return problem_response(503, _OVER) if self.is_shut else problem_response(500, _FAILED)
         return web.Response(text=data, content_type="application/json")
 
     async def events(self, request: web.Request) -> web.StreamResponse:

@@ -22,7 +22,9 @@ try:
         get_meter_provider,
     )
 except ModuleNotFoundError as error:
-    raise ImportError("this needs the extra 'otel', as in aiocorrelator[otel]") from error
+    raise ImportError(
+        "correlator.observers.opentelemetry needs the extra 'otel', as in aiocorrelator[otel]"
+    ) from error
 
 from ..checks import check_instance
 from ..errors import shown

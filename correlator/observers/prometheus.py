@@ -24,7 +24,8 @@ try:
     from prometheus_client.registry import Collector
 except ModuleNotFoundError as error:
     raise ImportError(
-        "this needs the extra 'prometheus', as in aiocorrelator[prometheus]"
+        "correlator.observers.prometheus needs the extra 'prometheus', as in "
+        "aiocorrelator[prometheus]"
     ) from error
 
 from ..checks import check_instance, check_seconds

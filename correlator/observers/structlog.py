@@ -8,7 +8,9 @@ from typing import Any
 try:
     import structlog
 except ModuleNotFoundError as error:
-    raise ImportError("this needs the extra 'structlog', as in aiocorrelator[structlog]") from error
+    raise ImportError(
+        "correlator.observers.structlog needs the extra 'structlog', as in aiocorrelator[structlog]"
+    ) from error
 
 from ..context import current_request_id
 from ..errors import CorrelationError, shown

@@ -129,7 +129,7 @@ def _figures(seen: dict[str, Any], width: int, most_refusals: int | None) -> lis
     refusals = list((seen.get("refusals") or {}).items())[:most_refusals]
     if refusals:
         # The counter above is since the start.
-        begin = Text("refused since somebody looks:", style="dim")
+        begin = Text("refused since the inspector was opened:", style="dim")
         counts = {plain(name): _number(count) for name, count in refusals}
         lines += _flow([begin, *_pairs(counts)], width)
     return lines

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import gc
 import json
 import socket
+import weakref
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from typing import ClassVar
@@ -362,6 +364,41 @@ async def test_who_asks_while_it_shuts_down_is_told_so(served):
         assert json.loads(text)["detail"] == "There is nothing to see any more."
 
 
+async def test_one_who_leaves_takes_nothing_from_the_others(served):
+    async with ClientSession() as session, session.get(served.url("/inspector/events")) as stays:
+        for _ in range(3):
+            async with session.get(served.url("/inspector/events")) as leaves:
+                await leaves.content.readline()
+        seen = 0
+        async with asyncio.timeout(10):
+            while seen < 10:
+                seen += (await stays.content.readline()).startswith(b"event: snapshot")
+
+
+async def test_what_the_first_to_look_had_about_him_is_not_kept_for_the_others(correlator):
+    class Thing:
+        pass
+
+    variable, things = contextvars.ContextVar("variable"), []
+
+    def may(request):
+        if request.query:
+            variable.set(thing := Thing())
+            things.append(weakref.ref(thing))
+        return True
+
+    async with (
+        serving(inspected(correlator, authorize=may)) as served,
+        ClientSession() as session,
+    ):
+        first = await session.get(served.url("/inspector/events").with_query("first=1"))
+        async with session.get(served.url("/inspector/events")) as second:
+            await second.content.readline()
+            first.close()
+            await until(lambda: gc.collect() >= 0 and things[0]() is None)
+            await second.content.readline()
+
+
 async def test_so_many_may_look_at_once(served):
     async with ClientSession() as session:
         streams = [await session.get(served.url("/inspector/events")) for _ in range(16)]
@@ -527,10 +564,10 @@ async def test_ids_of_any_kind_are_shown(correlator, served):
 async def test_a_correlator_that_cannot_be_shown_ends_what_shows_it_and_says_so(
     correlator, served, caplog, monkeypatch
 ):
-    monkeypatch.setattr(correlator, "stats_by_label", None)
+    monkeypatch.setattr(correlator, "pending", None)
     status, _, text = await get(served)
-    assert status == 503
-    assert json.loads(text)["detail"] == "There is nothing to see any more."
+    assert status == 500
+    assert json.loads(text)["detail"] == "The inspector failed: the server's log says why."
     assert "cannot show correlator 'tested'" in caplog.text
     monkeypatch.undo()
     assert (await get(served))[0] == 200

@@ -7,7 +7,7 @@ import threading
 import weakref
 
 import pytest
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry, Histogram, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from correlator import Correlator
@@ -130,6 +130,26 @@ async def test_correlators_that_share_an_observer_are_added_up(registry):
 
 
 @virtual_time
+async def test_an_observer_that_is_removed_looks_no_more_and_forgets_nothing(registry):
+    observer = PrometheusObserver(registry)
+    async with Correlator(observers=[observer]) as correlator:
+        correlator.register()
+        (reaper,) = (task for task in asyncio.all_tasks() if "reaper" in task.get_name())
+        reaper.cancel()
+        await elapse(1.0)
+        assert scraped(registry)["correlator_pending_requests",] == 1
+        for _ in range(2):
+            correlator.remove_observer(observer)
+            samples = scraped(registry)
+            assert samples["correlator_pending_requests",] == 0
+            assert samples["correlator_reaper_restarts_total",] == 1
+            correlator.add_observer(observer)
+            samples = scraped(registry)
+            assert samples["correlator_pending_requests",] == 1
+            assert samples["correlator_reaper_restarts_total",] == 1
+
+
+@virtual_time
 async def test_a_restart_is_counted_once_whoever_is_seen_in_turn(registry):
     observer = PrometheusObserver(registry)
     async with Correlator(observers=[observer], name="one") as one:
@@ -185,6 +205,13 @@ def test_the_buckets_go_from_5_ms_to_a_minute(registry):
     PrometheusObserver(registry)
     buckets = [float(key[1]) for key in scraped(registry) if key[0].endswith("_bucket")]
     assert buckets == [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, math.inf]
+
+
+def test_the_clients_own_buckets_with_infinity_at_their_end_will_do(registry):
+    PrometheusObserver(registry, buckets=Histogram.DEFAULT_BUCKETS)
+    buckets = [key[1] for key in scraped(registry) if key[0].endswith("_bucket")]
+    assert [float(bucket) for bucket in buckets] == list(Histogram.DEFAULT_BUCKETS)
+    assert "inf" not in buckets
 
 
 def test_a_registry_takes_one_only_and_nonsense_is_refused(registry):

@@ -196,10 +196,21 @@ async def test_what_is_not_understood_is_said_in_a_line_with_status_2(arguments,
     assert "canary" not in complaint
 
 
-async def test_who_forgets_the_command_reads_no_password(capsys):
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["http://me:canary@host/"],
+        ["http://me:canary@not@host/"],
+        ["--header", "Authorization: canary", "top", "http://host"],
+        ["top", "http://host", "--once=canary"],
+    ],
+)
+async def test_what_stands_where_it_does_not_belong_is_not_quoted(arguments, capsys):
     with pytest.raises(SystemExit):
-        main(["http://me:canary@host/"])
-    assert "canary" not in capsys.readouterr().err
+        main(arguments)
+    complaint = capsys.readouterr().err
+    assert "canary" not in complaint
+    assert complaint.count("\n") == 1
 
 
 @pytest.mark.parametrize(

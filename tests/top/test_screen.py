@@ -103,7 +103,7 @@ def test_what_an_inspector_may_not_tell_is_left_out():
     assert "refused/s 2.5" in whole(screen_of(snapshot(rates={"refused": 2.5})))
     refusals = {"CapacityExceeded": 3, "DuplicateRequest": 1}
     told = whole(screen_of(snapshot(refusals=refusals)))
-    assert "refused since somebody looks:  CapacityExceeded 3  DuplicateRequest 1" in told
+    assert "refused since the inspector was opened:  CapacityExceeded 3  DuplicateRequest 1" in told
     assert "max –  of 10" in told
 
 
@@ -188,6 +188,28 @@ def test_nonsense_anywhere_is_refused_or_drawn(nonsense):
         for text in (line_of(seen), whole(screen_of(seen)), *drawn(seen, 80, 24)):
             assert "\x1b" not in text
         drawn(seen, 40, 12, history=[parsed(json.dumps(told).encode()), seen, seen])
+
+
+@pytest.mark.parametrize(
+    "huge",
+    [
+        {"refusals": {str(number): 1 for number in range(1_001)}},
+        {"labels": [{"label": "a"}] * 1_001},
+        {"name": "x" * 10_001},
+        {"oldest": [{"request_id": "x" * 10_001}]},
+        {"refusals": {"x" * 10_001: 1}},
+    ],
+)
+def test_what_is_larger_than_anything_an_inspector_tells_is_nonsense(huge):
+    with pytest.raises(Failure, match="nonsense"):
+        parsed(json.dumps(snapshot(**huge)).encode())
+
+
+def test_no_character_that_a_terminal_acts_on_is_drawn():
+    acts = "\x7f\x9b\x85\u200b\u202e\u2066\u2028"
+    drawn_name = whole(screen_of(snapshot(name=f"a{acts}z")))
+    assert not set(acts) & set(drawn_name)
+    assert "a\ufffd" in drawn_name
 
 
 @pytest.mark.parametrize("depth", [6, 100, 500, 700, 800, 900])

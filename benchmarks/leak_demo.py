@@ -205,7 +205,7 @@ def figures(samples):
             "requests": asked,
             "entries": entries,
             "memory_mb": round(memory / 1e6, 1),
-            "grown_mb_a_minute": round(slope * 60 / 1e6, 1),
+            "grown_mb_a_minute": round(slope * 60 / 1e6, 1) + 0.0,  # no -0.0
         }
     return said
 
@@ -237,7 +237,7 @@ def _parser():
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.leak_demo", description=__doc__.partition("\n")[0]
     )
-    parser.add_argument("--seconds", type=float, default=60.0, help="how long (60)")
+    parser.add_argument("--seconds", type=float, default=120.0, help="how long (120)")
     parser.add_argument("--rate", type=int, default=2_000, help="requests a second (2000)")
     parser.add_argument(
         "--unanswered", type=float, default=0.03, help="share of them that get no answer (0.03)"

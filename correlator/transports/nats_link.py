@@ -55,6 +55,12 @@ class Link(Client):
             self._refused.append(err_msg)
         await super()._process_err(err_msg)
 
+    async def _attempt_reconnect(self) -> None:
+        # The last it does is to set a future, which one attempt that was cancelled for the next
+        # shares with that: the second to end finds it done, and would be reported.
+        with suppress(asyncio.InvalidStateError):
+            await super()._attempt_reconnect()
+
     async def send(self, commands: list[bytes]) -> None:
         """Send protocol commands, as one write."""
         data = b"".join(commands)

@@ -9,12 +9,15 @@ import sys
 
 import nats
 import pytest
+from nats.aio.client import Client
 from nats.errors import ProtocolError
 from nats.protocol.parser import Parser
 
 from correlator.transports import nats_reader
 from correlator.transports.nats_link import Link
 from correlator.transports.nats_reader import Reader
+
+from ..clock import turns
 
 OURS, THEIRS = 1, 2  # numbers of subscriptions
 PATIENCE = 20.0
@@ -231,6 +234,23 @@ async def link(nats_server):
     await link.connect(nats_server.url)
     yield link
     await link.close()
+
+
+async def test_an_attempt_to_reconnect_that_is_replaced_harms_neither(monkeypatch):
+    async def never(_client):
+        await asyncio.get_running_loop().create_future()
+
+    monkeypatch.setattr(Client, "_select_next_server", never)
+    link = Link(secure=False)
+    link._current_server = object()
+    link.options["dont_randomize"] = True
+    attempts = []
+    for _ in range(2):
+        attempts.append(asyncio.create_task(link._attempt_reconnect()))
+        await turns(2)
+    for attempt in attempts:
+        attempt.cancel()
+        await attempt
 
 
 async def test_what_is_sent_does_not_overtake_what_waits_to_be_written(link):

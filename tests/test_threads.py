@@ -103,7 +103,7 @@ async def test_whoever_waits_in_a_thread_hears_also_of_ctrl_c():
         async with Correlator(observers=[Struck()]) as correlator:
             correlator.register("a")
             caught.append(correlator.resolve_threadsafe("a", 1))
-            await asyncio.sleep(60)
+            await asyncio.get_running_loop().create_future()  # for ever
 
     with pytest.raises(KeyboardInterrupt):
         await asyncio.to_thread(asyncio.run, life())

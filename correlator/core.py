@@ -112,7 +112,7 @@ class Correlator(Overview[K, V]):
         self._groups: weakref.WeakValueDictionary[str, Group[K, V]] = weakref.WeakValueDictionary()
         self._mailbox = Mailbox(self._context)
         for observer in self._observers:
-            self._attach(observer)
+            self._tell(observer, "attached")
 
     # -- life ----------------------------------------------------------------------------------
 

@@ -77,19 +77,19 @@ class Overview(Ledger[K, V]):
             TypeError: it is no `Observer`.
         """
         self._observers += check_observers("observer", (observer,))
-        self._attach(observer)
+        self._tell(observer, "attached")
 
     def remove_observer(self, observer: Observer) -> None:
         """Tell `observer` no more. That it is not there is no error."""
         others = tuple(other for other in self._observers if other is not observer)
         if len(others) < len(self._observers):
             self._observers = others
-            if hasattr(observer, "detached"):
-                notify((observer,), "detached", self)
+            self._tell(observer, "detached")
 
-    def _attach(self, observer: Observer) -> None:
-        if hasattr(observer, "attached"):
-            notify((observer,), "attached", self)
+    def _tell(self, observer: Observer, event: str) -> None:
+        """Call a method that not every observer has."""
+        if hasattr(observer, event):
+            notify((observer,), event, self)
 
     def __len__(self) -> int:
         """How many are pending."""
